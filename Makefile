@@ -1,0 +1,38 @@
+# `make help` lists the targets. Every target installs first what is missing.
+SHELL := /bin/bash
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## install everything into .venv (PYTHON=... chooses the interpreter)
+
+$(STAMP): setup.cfg constraints.txt pyproject.toml tools/install.sh
+	@PYTHON="$(PYTHON)" tools/install.sh
+
+demo: $(STAMP) ## two small searches, the ensemble and its report on built-in images, offline
+	@tools/demo.sh
+
+test: $(STAMP) ## run the fast tests
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(STAMP) ## run all tests, the slow ones too
+	$(VENV)/bin/python -m pytest --slow
+
+check: $(STAMP) ## ruff, mypy and the import rules
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest --quiet tests/test_architecture.py
+
+format: $(STAMP) ## let ruff sort the imports and lay out the code
+	$(VENV)/bin/ruff check --fix --select I
+	$(VENV)/bin/ruff format
+
+clean: ## remove the virtual environment and all caches; data/ and studies/ stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +

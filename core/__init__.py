@@ -1,0 +1,1 @@
+"""Data path, trainer and everything on disk; imports neither `search` nor `ensemble`."""

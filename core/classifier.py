@@ -1,0 +1,169 @@
+"""The network that is trained: a timm backbone cut into blocks, dropout that needs one graph, timm's linear head."""
+
+from itertools import chain
+from typing import cast
+
+import torch
+from timm.models._manipulate import group_with_matcher
+from torch import Tensor, nn
+
+from core.errors import InputError
+
+
+class Classifier(nn.Module):
+    """A timm model of which the head and the last few blocks learn.
+
+    Args:
+        backbone: A timm model with the head that is wanted, made without dropout.
+
+    Attributes:
+        backbone: The same model; its own classifier is the head.
+        head_name: Name of the head inside `backbone`.
+        blocks: Names of the parameters and buffers inside `backbone`, block by block from the stem, without the head.
+        drop_rate: Probability of dropping a feature, a tensor without axes. A compiled graph reads it anew at every
+            step, so that all values share one graph. It is a setting and no part of the state dict.
+        unfreeze_depth: Blocks that learn, counted from the head.
+
+    Raises:
+        InputError: The model has no single linear head, or timm cannot split it into blocks.
+    """
+
+    drop_rate: Tensor
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head_name = find_head(backbone)
+        self.blocks = split_blocks(backbone, self.head_name)
+        self.register_buffer("drop_rate", torch.zeros(()), persistent=False)
+        self.unfreeze_depth = 0
+        self._frozen_modules: tuple[nn.Module, ...] = ()
+        self.set_unfreeze_depth(self.max_unfreeze_depth)
+
+    @property
+    def max_unfreeze_depth(self) -> int:
+        """The depth at which everything learns: the number of blocks, the stem being one."""
+        return len(self.blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of normalised images (B, 3, H, W)."""
+        return self.classify(self.embed(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Pooled features (B, F) of normalised images (B, 3, H, W): what is constant where only the head learns."""
+        features = self.backbone.forward_features(images)  # type: ignore[operator]
+        return cast(Tensor, self.backbone.forward_head(features, pre_logits=True))  # type: ignore[operator]
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of pooled features (B, F)."""
+        return cast(Tensor, self.backbone.get_submodule(self.head_name)(self._drop(features)))
+
+    def _drop(self, features: Tensor) -> Tensor:
+        """Inverted dropout (Srivastava et al. 2014, section 10); draws the same numbers at every rate."""
+        if not self.training:
+            return features
+        keep = 1 - self.drop_rate
+        # Drawn in single precision: in half precision too few different numbers lie between 0 and 1 for small rates.
+        kept = torch.rand_like(features, dtype=torch.float32) < keep
+        return features * (kept / keep).to(features.dtype)
+
+    def set_drop_rate(self, rate: float) -> None:
+        """Sets the probability of dropping a feature, in [0, 1), in place."""
+        if not 0 <= rate < 1:
+            raise InputError(f"`drop_rate` must be in [0, 1), but got drop_rate={rate}. Choose one below 1.")
+        self.drop_rate.fill_(rate)
+
+    def set_unfreeze_depth(self, depth: int) -> None:
+        """Lets the head and the last `depth` blocks learn and freezes the rest, running statistics included.
+
+        Raises:
+            InputError: The model has fewer blocks.
+        """
+        if not 0 <= depth <= self.max_unfreeze_depth:
+            raise InputError(
+                f"`unfreeze_depth` must be from 0 (the head alone) to {self.max_unfreeze_depth} (everything) for this "
+                f"architecture, but got unfreeze_depth={depth}. Choose one in between."
+            )
+        self.unfreeze_depth = depth
+        frozen_blocks = self.blocks[: self.max_unfreeze_depth - depth]
+        frozen = {name for block in frozen_blocks for name in block}
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        self._frozen_modules = _modules_within(self.backbone, frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Sets the mode of what learns; frozen modules stay in evaluation mode, or their statistics would drift."""
+        super().train(mode)
+        for module in self._frozen_modules:
+            module.eval()
+        return self
+
+
+def find_head(backbone: nn.Module) -> str:
+    """The name of a timm model's classifier.
+
+    Raises:
+        InputError: It is not one linear layer.
+    """
+    head = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        kind = type(backbone).__name__
+        raise InputError(
+            f"`arch` must be a classifier with one linear head, but {kind} has {type(head).__name__}. Choose another."
+        )
+    names: dict[nn.Module, str] = {module: name for name, module in backbone.named_modules()}
+    return names[head]
+
+
+def split_blocks(backbone: nn.Module, head_name: str) -> tuple[tuple[str, ...], ...]:
+    """Groups the tensors of a timm model by the model's own coarse `group_matcher`, from the stem to the last block.
+
+    What timm groups with the head (a last norm in ConvNeXt, ``conv_head`` in MobileNetV3) goes to the block before it,
+    as timm itself does it in MobileNetV2: else depth 1 would be a lone norm in some families.
+
+    Args:
+        backbone: The model.
+        head_name: Name of its head, which ends in no block.
+
+    Returns:
+        Names of parameters and buffers, block by block.
+
+    Raises:
+        InputError: The model declares no coarse groups.
+    """
+    try:
+        matcher = backbone.group_matcher(coarse=True)  # type: ignore[operator]
+    except (AttributeError, AssertionError) as error:
+        kind = type(backbone).__name__
+        raise InputError(
+            f"`arch` must be a model that timm splits into blocks, but {kind} declares none. Choose another one."
+        ) from error
+    parameters = {name for name, _ in backbone.named_parameters()}
+    groups = group_with_matcher(chain(backbone.named_parameters(), backbone.named_buffers()), matcher)
+    blocks: list[list[str]] = []
+    for _, names in sorted(groups.items()):
+        body = [name for name in names if not name.startswith(f"{head_name}.")]
+        has_head = len(body) < len(names)
+        if blocks and (has_head or parameters.isdisjoint(body)):
+            blocks[-1].extend(body)
+        else:
+            blocks.append(body)
+    return tuple(map(tuple, blocks))
+
+
+def _modules_within(backbone: nn.Module, frozen: set[str]) -> tuple[nn.Module, ...]:
+    """The outermost modules that hold tensors, all of them frozen; what they contain goes with them."""
+    learning = {name for name in _tensor_names(backbone) if name not in frozen}
+    outermost: list[str] = []
+    for name, module in backbone.named_modules():
+        inside = f"{name}." if name else ""
+        if any(name.startswith(f"{outer}.") for outer in outermost) or not _tensor_names(module):
+            continue
+        if not any(tensor.startswith(inside) for tensor in learning):
+            outermost.append(name)
+    return tuple(backbone.get_submodule(name) for name in outermost)
+
+
+def _tensor_names(module: nn.Module) -> list[str]:
+    return [name for tensors in (module.named_parameters(), module.named_buffers()) for name, _ in tensors]

@@ -1,0 +1,130 @@
+"""What all command lines share: output, errors in one sentence, logging, progress and stopping cleanly.
+
+Only light modules are imported here, so that every `--help` answers at once.
+"""
+
+import argparse
+import errno
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+from core.errors import InputError
+
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class Progress(Protocol):
+    """A bar that grows."""
+
+    def advance(self, n: int = 1) -> None:
+        """Counts `n` more."""
+
+
+_stop = threading.Event()
+
+
+def stop_asked() -> bool:
+    """True once Ctrl-C or SIGTERM has been received under `stopping_cleanly`."""
+    return _stop.is_set()
+
+
+@contextmanager
+def stopping_cleanly() -> Iterator[None]:
+    """Turns the first Ctrl-C or SIGTERM into `stop_asked`; a second Ctrl-C ends the process the hard way."""
+    _stop.clear()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if _stop.is_set():
+            raise KeyboardInterrupt
+        _stop.set()
+        logging.getLogger(__name__).warning("stopping after this step; the same command continues")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def write(text: str = "") -> None:
+    """Prints a line of a command's own output to stdout."""
+    print(text, flush=True)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Progress]:
+    """A progress bar on stderr; silent where stderr is no terminal.
+
+    Args:
+        description: What is being counted, a few words.
+        total: Count at which the bar is full.
+    """
+    import rich.console
+    import rich.progress
+
+    console = rich.console.Console(stderr=True)
+    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(description, total=total)
+
+        class Bar:
+            def advance(self, n: int = 1) -> None:
+                bars.advance(task, n)
+
+        yield Bar()
+
+
+def run(
+    main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: list[str] | None = None
+) -> int:
+    """Parses, configures logging, runs `main` and turns what the user can mend into one sentence.
+
+    Args:
+        main: Takes the parsed arguments, returns the exit status.
+        parser: Arguments of the command; `--verbose` is added.
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit status: that of `main`, 2 for wrong input, 130 for Ctrl-C.
+    """
+    parser.add_argument("--verbose", action="store_true", help="log details to stderr")
+    args = parser.parse_args(argv)
+    level = logging.DEBUG if args.verbose else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", force=True)
+    for package in ("core", "search", "ensemble"):
+        logging.getLogger(package).setLevel(level)
+    try:
+        return main(args)
+    except InputError as error:
+        return _refuse(parser.prog, str(error))
+    except OSError as error:
+        # Full disks, missing rights and vanished files are the machine's state, not a defect of ours.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        return _refuse(
+            parser.prog, f"{error.strerror}{where}. Free some room or choose another place, then run it again."
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{parser.prog}: interrupted\n")
+        return EXIT_INTERRUPTED
+
+
+def _refuse(program: str, sentence: str) -> int:
+    sys.stderr.write(f"{program}: error: {sentence}\n")
+    return EXIT_INPUT
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text}")
+    return int(text)

@@ -1,0 +1,119 @@
+"""Everything that decides what one training run computes, in one frozen record."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from core.errors import InputError
+
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["cosine", "step", "plateau"]
+
+# Three levels and no more: the views of an image are shared between trials of equal strength (DESIGN.md, Randomness).
+AUGMENT_STRENGTHS = (0.5, 1.0, 1.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run: same config, data, machine type and threads, same numbers.
+
+    Attributes:
+        arch: Name of a timm model.
+        image_size: Side of the square that the model sees, pixels.
+        epochs: Passes over the training part, at most; early stopping may end sooner.
+        batch_size: Images a step.
+        lr: Peak learning rate, per step, of the head and of every block that learns.
+        weight_decay: Decoupled decay per step and unit of `lr` for AdamW, added to the gradient for Adam and SGD;
+            never on biases and norms.
+        drop_rate: Probability of dropping a feature before the head.
+        unfreeze_depth: Blocks, counted from the head, that learn; 0 is the head alone.
+        label_smoothing: Share of each label spread evenly over all classes (Szegedy et al. 2016, section 7).
+        rebalance: Strength of the class weights in the loss: weights ∝ count^-rebalance; 0 none, 1 full.
+        augment_strength: Scale of every augmentation's range; 0 shows each image as it is.
+        optimizer: Update rule.
+        schedule: Decay of the learning rate after the warm-up.
+        warmup_epochs: Epochs over which the learning rate rises from 0; may be a fraction.
+        patience: Epochs without a better validation recall after which the run ends; 0 never stops early.
+        seed: Seed of the head's first weights, of dropout and of the order of images.
+        trial: Number that sets the order of images apart from that of other runs with the same seed.
+        augment_seed: Seed of the views; shared by all trials of a study.
+    """
+
+    arch: str
+    image_size: int
+    lr: float
+    epochs: int = 10
+    batch_size: int = 64
+    weight_decay: float = 0.01
+    drop_rate: float = 0.2
+    unfreeze_depth: int = 0
+    label_smoothing: float = 0.0
+    rebalance: float = 0.0
+    augment_strength: float = 1.0
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "cosine"
+    warmup_epochs: float = 0.5
+    patience: int = 0
+    seed: int = 0
+    trial: int = 0
+    augment_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), field.type)
+        _require(self.image_size >= 32, "at least 32 pixels", "image_size", self.image_size)
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, "at least 1", name, getattr(self, name))
+        for name in ("unfreeze_depth", "patience", "seed", "trial", "augment_seed", "warmup_epochs", "weight_decay"):
+            _require(getattr(self, name) >= 0, "0 or more", name, getattr(self, name))
+        _require(self.lr > 0, "above 0", "lr", self.lr)
+        for name in ("drop_rate", "label_smoothing"):
+            _require(0 <= getattr(self, name) < 1, "in [0, 1)", name, getattr(self, name))
+        _require(0 <= self.rebalance <= 1, "in [0, 1]", "rebalance", self.rebalance)
+        _require(0 <= self.augment_strength <= 2, "in [0, 2]", "augment_strength", self.augment_strength)
+        _require(self.warmup_epochs < self.epochs, "below `epochs`", "warmup_epochs", self.warmup_epochs)
+        for name, choices in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
+            _require(getattr(self, name) in choices, f"one of {', '.join(choices)}", name, getattr(self, name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: A key is unknown, a required one is missing, or a value breaks its rule.
+        """
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(known)):
+            raise InputError(
+                f"A config must have known keys only, but got {', '.join(unknown)}. The known ones: {', '.join(known)}."
+            )
+        required = [name for name, field in known.items() if field.default is dataclasses.MISSING]
+        if missing := [name for name in required if name not in values]:
+            raise InputError(
+                f"A config must have {', '.join(missing)}, but got {', '.join(values)}. Add what is missing."
+            )
+        return cls(**values)
+
+
+def _check_type(name: str, value: object, annotation: Any) -> None:
+    """Refuses what JSON or a caller mixed up: 3.0 or True for a count, NaN or text for a number."""
+    if annotation is int:
+        _require(isinstance(value, int) and not isinstance(value, bool), "a whole number", name, value)
+    elif annotation is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        _require(is_number and math.isfinite(value), "a finite number", name, value)  # type: ignore[arg-type]
+    else:
+        _require(isinstance(value, str), "text", name, value)
+
+
+def _require(holds: bool, rule: str, name: str, value: object) -> None:
+    if not holds:
+        raise InputError(
+            f"`{name}` must be {rule}, but got {name}={value!r}. Change it in the config or on the command line."
+        )

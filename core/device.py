@@ -1,0 +1,83 @@
+"""What this machine computes with: device, precision, cores, memory."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which in a container or under Slurm are fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device that a name stands for; ``auto`` takes CUDA, then mps, then the CPU.
+
+    Raises:
+        InputError: The name is unknown, or this machine has no such device.
+    """
+    import torch
+
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind, _, index = name.partition(":")
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if has[kind]))
+    if kind not in has or (index and not index.isdigit()):
+        raise InputError(
+            f"`--device` must be one of {', '.join(DEVICES)} or cuda:N, but got --device={name}. Choose one."
+        )
+    there = ", ".join(kind for kind, present in has.items() if present)
+    if not has[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+        raise InputError(f"`--device` must be a device of this machine ({there}), but got --device={name}. Choose one.")
+    return torch.device(name)
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """The precision that forward and backward passes run in.
+
+    bf16 where the card has it natively (compute capability 8 and up), fp16 on older cards, else float32: the CPU keeps
+    float32 so that the same trial gives the same numbers on any of them.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision where the device has it, nothing elsewhere."""
+    import torch
+
+    dtype = compute_dtype(device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device, or in the machine for the CPU and mps (which shares the machine's)."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for logs and reports."""
+    import torch
+
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {str(compute_dtype(device)).removeprefix('torch.')}"
+    return f"{device.type}, {available_cores()} cores, float32"

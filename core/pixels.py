@@ -1,0 +1,155 @@
+"""The pixels of a manifest, decoded once into one memory-mapped array; no torch and no ffcv here.
+
+Legend: N images, S side of a stored image in pixels.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from core import cli, images
+from core.cache import cache_folder
+from core.device import available_cores
+from core.errors import InputError
+from core.files import written_aside
+from core.manifest import Manifest
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = "1"  # of the files named by `pixels_key`: raise it when what is written into them changes
+_HEADER_ALLOWANCE = 1 << 26  # bytes beside the samples: headers, tables and the unused end of the last page
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+class Pixels(Protocol):
+    """Decoded images by row, each uint8 (S, S, 3), read when asked for."""
+
+    def __getitem__(self, row: int, /) -> UInt8Array: ...
+
+
+def pixels_key(manifest: Manifest, size: int) -> str:
+    """Names what a file of decoded pixels holds, hexadecimal.
+
+    It changes with the images, their labels, groups, names and order, with the stored size, and with whatever turns a
+    file into pixels: `core.images` itself and the Pillow that it calls. A stale file can therefore never be found.
+
+    Args:
+        manifest: The images.
+        size: Side of the stored square, pixels.
+    """
+    code = hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest()
+    rows = zip(manifest.paths, manifest.sha256, manifest.labels.tolist(), strict=True)
+    lines = [_FORMAT, PIL.__version__, code, str(size), manifest.fingerprint, *(f"{p} {h} {y}" for p, h, y in rows)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def decode_in_order(files: Sequence[Path], size: int) -> Iterator[UInt8Array]:
+    """Decodes on all cores (Pillow lets go of the GIL) and yields in the order of `files`.
+
+    Raises:
+        InputError: A file cannot be decoded; raised when its turn comes.
+    """
+    cores = available_cores()
+    waiting = iter(files)
+    with ThreadPoolExecutor(cores) as pool:
+        running: deque[Future[UInt8Array]] = deque()
+        running.extend(pool.submit(images.load_image, file, size) for file in islice(waiting, 2 * cores))
+        try:
+            while running:
+                yield running.popleft().result()
+                running.extend(pool.submit(images.load_image, file, size) for file in islice(waiting, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def ensure_array(manifest: Manifest, *, image_size: int) -> Path:
+    """The ``.npy`` of all images at the stored size in the cache, written on the first call.
+
+    Raises:
+        InputError: An image cannot be decoded, or the cache cannot hold the file.
+    """
+    size = images.stored_size(image_size)
+    path = cache_folder("pixels") / f"pixels-{pixels_key(manifest, size)}.npy"
+    if not path.exists():
+        write_array(manifest, image_size=image_size, path=path)
+    return path
+
+
+def write_array(manifest: Manifest, *, image_size: int, path: Path) -> None:
+    """Decodes all images into `path`, uint8 (N, S, S, 3), aside and renamed.
+
+    Raises:
+        InputError: An image cannot be decoded, or the folder cannot hold the file.
+    """
+    size = images.stored_size(image_size)
+    files = [manifest.file(row) for row in range(len(manifest))]
+    with writing_pixels(path, len(files), size) as aside, cli.progress("decoding images", len(files)) as bar:
+        with aside.open("wb") as out:
+            # Plain writes, not a writable memory map: a full disk is an OSError here and a fatal SIGBUS there.
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
+            np.lib.format.write_array_header_1_0(out, header)
+            for image in decode_in_order(files, size):
+                out.write(image.tobytes())
+                bar.advance()
+
+
+def read_array(path: Path) -> UInt8Array:
+    """The memory-mapped pixels of a file that `write_array` made, uint8 (N, S, S, 3).
+
+    Raises:
+        InputError: The file is cut or damaged.
+    """
+    try:
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise damaged(path, f"it holds {pixels.dtype} of shape {pixels.shape}")
+    return np.asarray(pixels)
+
+
+def damaged(path: Path, why: str) -> InputError:
+    """What to say of a file of pixels that cannot be trusted."""
+    return InputError(f"`{path}` must be a whole file of pixels, but got a damaged one ({why}). Delete it.")
+
+
+@contextmanager
+def writing_pixels(path: Path, count: int, size: int) -> Iterator[Path]:
+    """Yields a temporary path that becomes `path`; a lack of room or of rights is told in one sentence.
+
+    Args:
+        path: Where the file shall be.
+        count: Images it will hold.
+        size: Side of a stored image, pixels.
+
+    Raises:
+        InputError: The folder cannot hold the file, now or once it is half written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        needed, free = count * size * size * 3 + _HEADER_ALLOWANCE, shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise InputError(
+                f"`{path.parent}` must have room for {needed / 1e9:.2f} GB of decoded pixels, but got "
+                f"{free / 1e9:.2f} GB free. Make room, or set DERMATUNE_CACHE to a folder on another disk."
+            )
+        with written_aside(path) as aside:
+            yield aside
+    except OSError as error:
+        raise InputError(
+            f"`{path}` must be writable, but got {error.strerror or error}. Make room or give rights there, "
+            "or set DERMATUNE_CACHE to another folder."
+        ) from error
+    _log.info("wrote %s: %s images of %d² pixels", path.name, f"{count:,}", size)

@@ -1,0 +1,398 @@
+"""One training run: epochs of training and validation, what each of them gave, and the best of them.
+
+Shapes: N examples, B batch, C classes.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from core.augment import Augmenter
+from core.backbones import Arch, build_classifier
+from core.checkpoint import RunState, load_checkpoint, save_checkpoint
+from core.classifier import Classifier
+from core.config import TrainConfig
+from core.device import autocast, compute_dtype
+from core.losses import Criterion, class_weights, cross_entropy
+from core.metrics import (
+    accuracy,
+    confusion_matrix,
+    correct_prior,
+    macro_recall,
+    negative_log_likelihood,
+    recall_per_class,
+)
+from core.optim import build_optimizer, learning_rate
+from core.sources import Batch, BatchSource
+from core.weights import Weights
+
+Rows = npt.NDArray[np.int64]
+
+EVAL_BATCH_SIZE = 128
+# Looking at a loss makes the CPU wait for the GPU; every 50 steps that costs nothing, and no more than 50 are wasted.
+FINITE_CHECK_STEPS = 50
+
+_log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"the loss was not finite in epoch {epoch}, step {step}")
+        self.epoch, self.step = epoch, step
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainData:
+    """What a run learns from and is validated on; the test rows are nowhere in it.
+
+    Attributes:
+        source: Gives the images of `train_rows` and `val_rows`.
+        labels: Class of every row of the manifest, int64.
+        train_rows: Rows to learn from.
+        val_rows: Rows to validate on; the order of all validation probabilities.
+        classes: Class names.
+    """
+
+    source: BatchSource
+    labels: Rows
+    train_rows: Rows
+    val_rows: Rows
+    classes: tuple[str, ...]
+
+
+class Evaluation(NamedTuple):
+    """How probabilities fare against the truth."""
+
+    loss: float  # mean negative log likelihood of the uncorrected probabilities, nats
+    accuracy: float  # of the plain argmax
+    recall: float  # macro, of argmax p / prior
+    recall_argmax: float  # macro, of the plain argmax
+    recalls: tuple[float, ...]  # per class, of argmax p / prior
+
+
+class EpochResult(NamedTuple):
+    """One epoch."""
+
+    epoch: int  # counted from 0
+    lr: float  # of its last step
+    images_per_s: float  # while training
+    elapsed_s: float  # of the run so far, validation included
+    train: Evaluation  # running: each batch before its step, as augmented and with dropout
+    val: Evaluation
+
+    def to_row(self, classes: Sequence[str]) -> dict[str, float]:
+        """The epoch as a row of `history.csv`."""
+        row = {"epoch": self.epoch, "lr": self.lr, "images_per_s": self.images_per_s, "elapsed_s": self.elapsed_s}
+        for part, evaluation in (("train", self.train), ("val", self.val)):
+            row |= {
+                f"{part}_{name}": getattr(evaluation, name) for name in ("loss", "accuracy", "recall", "recall_argmax")
+            }
+            row |= {f"{part}_recall_{name}": recall for name, recall in zip(classes, evaluation.recalls, strict=True)}
+        return row
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainResult:
+    """What a run gave.
+
+    Attributes:
+        history: One row an epoch, as `history.csv` has them.
+        best_epoch: Epoch of the best validation recall, which the rest is of.
+        val_probs: Uncorrected probabilities of the validation rows (N, C), float32.
+        prior: The class frequencies that the model learned (C,).
+        model: State dict, on the CPU.
+        elapsed_s: Seconds of training and validation.
+        reason: Why it ended before its last epoch; empty if it did not.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    val_probs: npt.NDArray[np.float32]
+    prior: npt.NDArray[np.float64]
+    model: dict[str, torch.Tensor]
+    elapsed_s: float
+    reason: str
+
+
+class Trainer:
+    """Runs configs of one backbone on one data set, one after the other, with one model whose state is reloaded.
+
+    Args:
+        arch: The backbone.
+        weights: Its pretrained weights; None starts from noise.
+        data: Rows and their source.
+        device: Where to compute.
+        seed: Seed of the head's first weights, and of the backbone's without `weights`.
+    """
+
+    def __init__(
+        self, *, arch: Arch, weights: Weights | None, data: TrainData, device: torch.device, seed: int
+    ) -> None:
+        self.arch, self.data, self.device, self.seed = arch, data, device, seed
+        model = build_classifier(arch, num_classes=len(data.classes), weights=weights, seed=seed)
+        self.model: Classifier = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._first_state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self._counts_C = np.bincount(data.labels[data.train_rows], minlength=len(data.classes))
+
+    def train(
+        self,
+        config: TrainConfig,
+        on_epoch: Callable[[EpochResult], str | None],
+        *,
+        checkpoint_file: Path | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> TrainResult:
+        """Trains from the first weights, or from a checkpoint where there is one.
+
+        Args:
+            config: What to run; its arch, image size and seed are this trainer's.
+            on_epoch: Called after each epoch; what it returns, if anything, is the reason to end the run there.
+            checkpoint_file: Where to keep the state after each epoch; None keeps none.
+            on_step: Called after each step with the number of images trained on; may raise to break the run off.
+
+        Raises:
+            NonFiniteLossError: The loss became NaN or infinite.
+            InputError: The config's depth is out of the model's range, or the checkpoint is not of this config.
+        """
+        assert (config.arch, config.image_size, config.seed) == (self.arch.timm_name, self.arch.image_size, self.seed)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            run = _Run(self, config)
+            if checkpoint_file is not None and checkpoint_file.is_file():
+                run.resume(checkpoint_file)
+            reason = run.finish(on_epoch, checkpoint_file, on_step or (lambda images: None))
+        return TrainResult(
+            history=run.state.history,
+            best_epoch=run.state.best_epoch,
+            val_probs=run.state.best_tensors["val_probs"].numpy(),
+            prior=run.state.best_tensors["prior"].numpy(),
+            model=run.state.best_model,
+            elapsed_s=run.state.elapsed_s,
+            reason=reason,
+        )
+
+    def measure_epoch_s(self, config: TrainConfig, *, steps: int = 2) -> float:
+        """Seconds that an epoch of this config would take here, extrapolated from a few steps; changes nothing."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            run = _Run(self, config)
+            train_rows = self.data.train_rows[: config.batch_size * steps]
+            val_rows = self.data.val_rows[: EVAL_BATCH_SIZE * steps]
+            run.train_rows_in_order(train_rows[: config.batch_size], 0)  # kernels choose their algorithms on first use
+            train_s = _seconds(lambda: run.train_rows_in_order(train_rows, 0)) / len(train_rows)
+            val_s = _seconds(lambda: run.predict_val(val_rows)) / len(val_rows)
+        return train_s * len(self.data.train_rows) + val_s * len(self.data.val_rows)
+
+    def reload(self, config: TrainConfig) -> None:
+        """Sets the model back to its first weights, with the config's dropout and depth."""
+        self.model.load_state_dict(self._first_state)
+        self.model.set_drop_rate(config.drop_rate)
+        self.model.set_unfreeze_depth(config.unfreeze_depth)
+
+    def criterion(self, config: TrainConfig) -> Criterion:
+        """The loss that the config asks for on these data."""
+        weights_C = class_weights(self._counts_C, config.rebalance)
+        return cross_entropy(torch.tensor(weights_C, dtype=torch.float32, device=self.device), config.label_smoothing)
+
+
+class _Run:
+    """One config on its way from its first epoch to its last."""
+
+    def __init__(self, trainer: Trainer, config: TrainConfig) -> None:
+        trainer.reload(config)
+        self.config, self.data, self.model, self.device = config, trainer.data, trainer.model, trainer.device
+        self.state = RunState()
+        self.criterion = trainer.criterion(config)
+        self.optimizer = build_optimizer(config, self.model)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute_dtype(self.device) == torch.float16)
+        arch = trainer.arch
+        self.augmenter = Augmenter(
+            image_size=arch.image_size, mean=arch.mean, std=arch.std, seed=config.augment_seed, device=self.device
+        )
+        self.augmenter.set_strength(config.augment_strength)
+
+    def resume(self, checkpoint_file: Path) -> None:
+        self.state = load_checkpoint(
+            checkpoint_file, config=self.config, model=self.model, optimizer=self.optimizer, scaler=self.scaler
+        )
+        _log.info("continuing after epoch %d of %d", self.state.next_epoch, self.config.epochs)
+
+    def finish(
+        self,
+        on_epoch: Callable[[EpochResult], str | None],
+        checkpoint_file: Path | None,
+        on_step: Callable[[int], None],
+    ) -> str:
+        """Trains the epochs that are left; returns the reason to end early, or nothing."""
+        while self.state.next_epoch < self.config.epochs:
+            result = self.train_epoch(self.state.next_epoch, on_step)
+            self.state.history.append(result.to_row(self.data.classes))
+            if checkpoint_file is not None:
+                save_checkpoint(
+                    checkpoint_file,
+                    config=self.config,
+                    state=self.state,
+                    model=self.model,
+                    optimizer=self.optimizer,
+                    scaler=self.scaler,
+                )
+            if reason := on_epoch(result):
+                return reason
+            waited = self.state.next_epoch - 1 - self.state.best_epoch
+            if 0 < self.config.patience <= waited and self.state.next_epoch < self.config.epochs:
+                return f"no better validation recall for {waited} epochs"
+        return ""
+
+    def train_epoch(self, epoch: int, on_step: Callable[[int], None]) -> EpochResult:
+        start = time.perf_counter()
+        order = epoch_order(self.data.train_rows, self.config, epoch)
+        probs_NC, lr = self.train_rows_in_order(order, epoch, on_step)
+        train_s = time.perf_counter() - start
+        # The second half of the epoch shows what the model has learned; the first is still on its way there.
+        prior_C = probs_NC[len(probs_NC) // 2 :].mean(0, dtype=np.float64)
+        val_probs_NC = self.predict_val(self.data.val_rows)
+        if not np.isfinite(val_probs_NC).all():
+            raise NonFiniteLossError(epoch, -(-len(order) // self.config.batch_size))  # of the step to come
+        self.state.elapsed_s += time.perf_counter() - start
+        result = EpochResult(
+            epoch=epoch,
+            lr=lr,
+            images_per_s=len(order) / train_s,
+            elapsed_s=self.state.elapsed_s,
+            train=evaluate(self.data.labels[order], probs_NC, prior_C),
+            val=evaluate(self.data.labels[self.data.val_rows], val_probs_NC, prior_C),
+        )
+        best = max((row["val_recall"] for row in self.state.history), default=-1.0)
+        if result.val.recall > best:
+            self.state.best_epoch = epoch
+            self.state.best_model = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
+            self.state.best_tensors = {"val_probs": torch.from_numpy(val_probs_NC), "prior": torch.from_numpy(prior_C)}
+        return result
+
+    def train_rows_in_order(
+        self, order: Rows, epoch: int, on_step: Callable[[int], None] = lambda images: None
+    ) -> tuple[npt.NDArray[np.float32], float]:
+        """Takes a step for each batch; returns each row's probabilities (N, C) before its step, and the last rate."""
+        config, steps = self.config, -(-len(order) // self.config.batch_size)
+        recalls = [row["val_recall"] for row in self.state.history]
+        torch.manual_seed(derive_seed(config.seed, config.trial, epoch, _DROPOUT))
+        self.model.train()
+        probs: list[torch.Tensor] = []
+        unchecked: list[torch.Tensor] = []
+        lr = 0.0
+        for step, batch in enumerate(self.data.source.batches(order, batch_size=config.batch_size)):
+            lr = learning_rate(config, epoch + (step + 0.5) / steps, recalls)
+            logits_BC, loss = self.step(batch, epoch, lr)
+            probs.append(logits_BC.softmax(1))
+            unchecked.append(loss)
+            if self.device.type == "cpu" or step + 1 == steps or len(unchecked) == FINITE_CHECK_STEPS:
+                _check_finite(unchecked, epoch, step)
+                unchecked.clear()
+            on_step(len(batch.rows))
+        return torch.cat(probs).cpu().numpy(), lr
+
+    def step(self, batch: Batch, epoch: int, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step of the optimiser; returns logits (B, C) and loss, still on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        images = self.augmenter.train_view(batch.images, batch.rows, epoch)
+        with autocast(self.device):
+            logits_BC = self.model(images)
+        logits_BC = logits_BC.float()
+        loss = self.criterion(logits_BC, batch.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return logits_BC.detach(), loss.detach()
+
+    def predict_val(self, rows: Rows) -> npt.NDArray[np.float32]:
+        return predict_proba(self.model, self.data.source, rows, augmenter=self.augmenter)
+
+
+def predict_proba(
+    model: Classifier,
+    source: BatchSource,
+    rows: Rows,
+    *,
+    augmenter: Augmenter,
+    batch_size: int = EVAL_BATCH_SIZE,
+    on_batch: Callable[[int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Softmax probabilities of whole, unaugmented images.
+
+    Args:
+        model: On the source's device; left in evaluation mode.
+        source: Gives the images.
+        rows: Which ones, in the order of the result.
+        augmenter: Knows the model's size and normalisation.
+        batch_size: Images at a time; changes memory and time only.
+        on_batch: Called with the number of images after each batch.
+
+    Returns:
+        float32 (N, C), rows summing to 1; not corrected for the prior.
+    """
+    model.eval()
+    probs: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for batch in source.batches(rows, batch_size=batch_size):
+            with autocast(batch.images.device):
+                logits_BC = model(augmenter.eval_view(batch.images))
+            probs.append(logits_BC.float().softmax(1))
+            if on_batch is not None:
+                on_batch(len(batch.rows))
+    return torch.cat(probs).cpu().numpy()
+
+
+def evaluate(labels_N: Rows, probs_NC: npt.NDArray[np.float32], prior_C: npt.NDArray[np.float64]) -> Evaluation:
+    """Judges uncorrected probabilities, raw and corrected for the prior."""
+    num_classes = len(prior_C)
+    raw_CC = confusion_matrix(labels_N, probs_NC.argmax(1), num_classes)
+    corrected_CC = confusion_matrix(labels_N, correct_prior(probs_NC, prior_C).argmax(1), num_classes)
+    return Evaluation(
+        loss=negative_log_likelihood(labels_N, probs_NC),
+        accuracy=accuracy(raw_CC),
+        recall=macro_recall(corrected_CC),
+        recall_argmax=macro_recall(raw_CC),
+        recalls=tuple(recall_per_class(corrected_CC).tolist()),
+    )
+
+
+_ORDER, _DROPOUT = 0, 1  # purposes that seeds are derived for
+
+
+def derive_seed(*parts: int) -> int:
+    """A seed that differs wherever any part does; sums of seeds would collide (seed 0, epoch 1 and seed 1, epoch 0)."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def epoch_order(train_rows: Rows, config: TrainConfig, epoch: int) -> Rows:
+    """The order in which an epoch visits the training rows: a function of (seed, trial, epoch).
+
+    A last batch of one image is left out, since batch normalisation has no variance to divide by; as the order changes,
+    every image is seen in other epochs.
+    """
+    rng = np.random.default_rng(derive_seed(config.seed, config.trial, epoch, _ORDER))
+    order = rng.permutation(train_rows)
+    return order[:-1] if len(order) > 1 and len(order) % config.batch_size == 1 else order
+
+
+def _check_finite(losses: list[torch.Tensor], epoch: int, last_step: int) -> None:
+    """Raises NonFiniteLossError for the first loss, of steps up to `last_step`, that is NaN or infinite."""
+    finite = torch.isfinite(torch.stack(losses)).tolist()
+    if not all(finite):
+        raise NonFiniteLossError(epoch, last_step - len(losses) + 1 + finite.index(False))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Wall time of something that ends by bringing its result to the CPU, so that a GPU has finished too."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

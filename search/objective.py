@@ -1,0 +1,183 @@
+"""One trial: train, report, prune, keep."""
+
+import logging
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+import torch
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.trial import TrialState
+
+from core.artifacts import StudyFolder, TrialRecord
+from core.config import TrainConfig
+from core.metrics import bootstrap_interval, confusion_matrix, correct_prior
+from core.plots import figure_png, plot_confusion, plot_curves
+from core.trainer import EpochResult, NonFiniteLossError, Trainer, TrainResult
+
+INFEASIBLE = "infeasible"  # the constraint that tells the sampler to stay away
+PRUNED = "pruned"
+COMPLETE = "complete"
+
+_log = logging.getLogger(__name__)
+
+
+class StoppedError(Exception):
+    """The user, the machine or the clock asked the search to stop; the trial can be continued."""
+
+
+class Watcher(Protocol):
+    """Is told how trials come along, and may stop them."""
+
+    def trial_starts(self, number: int, config: TrainConfig, epochs_done: int) -> None:
+        """A trial begins, or continues after some epochs."""
+
+    def step_done(self, images: int) -> None:
+        """A batch has been trained on. Raises StoppedError to break the trial off."""
+
+    def epoch_done(self, result: EpochResult) -> None:
+        """An epoch is over."""
+
+    def trial_done(self, number: int, state: str, record: TrialRecord | None, reason: str) -> None:
+        """A trial is over; without a record if it gave none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Objective:
+    """Runs the trials of one study.
+
+    Attributes:
+        folder: Where finished trials go.
+        artifact_store: Where the dashboard finds their pictures.
+        trainer: Trains them, one after the other.
+        groups: Lesion of each validation row, for intervals.
+        fixed: Fields of `TrainConfig` that no trial varies.
+        keep: Number of best trials whose weights stay.
+        watcher: Is told how trials come along.
+    """
+
+    folder: StudyFolder
+    artifact_store: FileSystemArtifactStore
+    trainer: Trainer
+    groups: tuple[str, ...]
+    fixed: dict[str, Any]
+    keep: int
+    watcher: Watcher
+
+    def config_of(self, trial: optuna.Trial) -> TrainConfig:
+        """The config that a trial's parameters stand for."""
+        return TrainConfig.from_dict({**self.fixed, **trial.params, "trial": trial.number})
+
+    def run(self, study: optuna.Study, trial: optuna.Trial) -> None:
+        """Runs one trial to its end and tells the study. A failure of ours is stored with the trial and not raised.
+
+        Raises:
+            StoppedError: The trial was broken off. It stays as it is, and continues from its last epoch.
+        """
+        if (self.folder.trial_folder(trial.number) / "complete.json").is_file():
+            # A process died between keeping the trial and telling Optuna.
+            self._tell(study, trial, self.folder.read_trial(trial.number))
+            return
+        try:
+            result = self._train(study, trial)
+        except NonFiniteLossError as error:
+            self._tell_infeasible(study, trial, str(error))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._tell_infeasible(study, trial, f"out of memory: {_first_line(error)}")
+        except StoppedError:
+            raise
+        except Exception as error:
+            self._tell_failure(study, trial, error)
+        else:
+            record = self._keep(trial, result)
+            self._tell(study, trial, record)
+            self.folder.drop_models(self.keep)
+        self.folder.checkpoint_file(trial.number).unlink(missing_ok=True)
+
+    def _train(self, study: optuna.Study, trial: optuna.Trial) -> TrainResult:
+        config = self.config_of(trial)
+        reported = study.trials[trial.number].intermediate_values
+        checkpoint = self.folder.checkpoint_file(trial.number)
+        self.watcher.trial_starts(trial.number, config, len(reported))
+
+        def on_epoch(result: EpochResult) -> str | None:
+            trial.report(result.val.recall, step=result.epoch)
+            self.watcher.epoch_done(result)
+            is_last = result.epoch + 1 == config.epochs
+            return PRUNED if not is_last and trial.should_prune() else None
+
+        return self.trainer.train(config, on_epoch, checkpoint_file=checkpoint, on_step=self.watcher.step_done)
+
+    def _keep(self, trial: optuna.Trial, result: TrainResult) -> TrialRecord:
+        """Writes the trial's folder and its pictures."""
+        data = self.trainer.data
+        labels_N = data.labels[data.val_rows]
+        predictions_N = correct_prior(result.val_probs, result.prior).argmax(1)
+        best = result.history[result.best_epoch]
+        record = TrialRecord(
+            number=trial.number,
+            state=PRUNED if result.reason == PRUNED else COMPLETE,
+            folder=Path(),
+            config=self.config_of(trial).to_dict(),
+            recall=best["val_recall"],
+            recall_interval=bootstrap_interval(labels_N, predictions_N, self.groups, len(data.classes)),
+            recall_argmax=best["val_recall_argmax"],
+            best_epoch=result.best_epoch,
+            prior=tuple(result.prior.tolist()),
+            elapsed_s=result.elapsed_s,
+            reason=result.reason,
+        )
+        self._upload_pictures(trial, result.history, confusion_matrix(labels_N, predictions_N, len(data.classes)))
+        model = result.model if record.state == COMPLETE else None
+        return self.folder.write_trial(record, history=result.history, val_probs_NC=result.val_probs, model=model)
+
+    def _upload_pictures(self, trial: optuna.Trial, history: list[dict[str, float]], confusion_CC: np.ndarray) -> None:
+        figures = {"curves.png": plot_curves(history), "confusion.png": plot_confusion(confusion_CC, self.classes)}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, figure in figures.items():
+                path = Path(folder) / name
+                path.write_bytes(figure_png(figure))
+                upload_artifact(artifact_store=self.artifact_store, file_path=str(path), study_or_trial=trial)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.trainer.data.classes
+
+    def _tell(self, study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
+        low, high = record.recall_interval
+        trial.set_constraint(INFEASIBLE, 0.0)
+        trial.set_user_attr("recall_interval", [low, high])
+        trial.set_user_attr("recall_argmax", record.recall_argmax)
+        trial.set_user_attr("best_epoch", record.best_epoch)
+        if record.reason:
+            trial.set_user_attr("reason", record.reason)
+        if record.state == PRUNED:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, record.recall)
+        self.watcher.trial_done(trial.number, record.state, record, record.reason)
+
+    def _tell_infeasible(self, study: optuna.Study, trial: optuna.Trial, reason: str) -> None:
+        """Ends a trial that its own parameters made impossible, so that the sampler learns to avoid them."""
+        trial.set_constraint(INFEASIBLE, 1.0)
+        trial.set_user_attr("reason", reason)
+        study.tell(trial, state=TrialState.PRUNED)
+        self.watcher.trial_done(trial.number, INFEASIBLE, None, reason)
+
+    def _tell_failure(self, study: optuna.Study, trial: optuna.Trial, error: Exception) -> None:
+        """Ends a trial that failed for a reason of ours; it does not count."""
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        _log.error("trial %d failed:\n%s", trial.number, "".join(traceback.format_exception(error)))
+        trial.set_user_attr("reason", reason)
+        trial.set_user_attr("traceback", "".join(traceback.format_exception(error)))
+        study.tell(trial, state=TrialState.FAIL)
+        self.watcher.trial_done(trial.number, "failed", None, reason)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")

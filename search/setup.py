@@ -1,0 +1,261 @@
+"""From a command line's settings to a study that is ready to run, or a refusal that says what to change."""
+
+import dataclasses
+import logging
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+
+from core.artifacts import StudiesFolder, StudyFolder
+from core.backbones import Arch, build_classifier, resolve_arch
+from core.cache import cache_folder
+from core.cli import write
+from core.config import TrainConfig
+from core.datasets import load_manifest
+from core.demo import write_demo
+from core.errors import InputError
+from core.loaders import open_source
+from core.manifest import Manifest
+from core.splits import Split, split_manifest
+from core.trainer import TrainData, Trainer, derive_seed
+from core.weights import Weights, resolve_weights
+from search.space import Space, build_space
+
+DEMO_IMAGES = 600
+_PACKAGES = ("torch", "torchvision", "timm", "optuna", "numpy", "scikit-learn")
+_AUGMENT, _SAMPLER = 100, 101  # purposes that seeds are derived for
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the user asked for; see `python -m search.run --help`."""
+
+    arch: str
+    data: Path | None
+    studies: StudiesFolder
+    study: str | None
+    epochs: int
+    image_size: int | None
+    weights: str
+    seed: int
+    sampler: str
+    pruner: str
+    device: torch.device
+    source: str
+    patience: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Setup:
+    """A study that is ready to run.
+
+    Attributes:
+        settings: What the user asked for.
+        arch: The backbone, with the image size in force.
+        manifest: All rows.
+        split: Their parts.
+        weights: First weights.
+        space: What the study searches.
+        folder: Where the study lies.
+    """
+
+    settings: Settings
+    arch: Arch
+    manifest: Manifest
+    split: Split
+    weights: Weights
+    space: Space
+    folder: StudyFolder
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """Fields of `TrainConfig` that no trial varies."""
+        settings = self.settings
+        return {
+            "arch": self.arch.timm_name,
+            "image_size": self.arch.image_size,
+            "epochs": settings.epochs,
+            "warmup_epochs": min(0.5, settings.epochs / 2),
+            "patience": settings.patience,
+            "seed": settings.seed,
+            "augment_seed": derive_seed(settings.seed, _AUGMENT),
+        }
+
+    @property
+    def known_good(self) -> TrainConfig:
+        """The config of the first trial."""
+        return TrainConfig.from_dict({**self.fixed, **self.space.known_good})
+
+    def sampler_seed(self, number: int) -> int:
+        """Seed of the sampler for a trial; 32 bits, as NumPy's older generators take no more."""
+        return derive_seed(self.settings.seed, _SAMPLER, number) % 2**32
+
+    def open_trainer(self) -> Trainer:
+        """Decodes or opens the pixels and builds the model. The test rows' pixels stay closed."""
+        rows = np.concatenate([self.split.train, self.split.val])
+        device = self.settings.device
+        source = open_source(
+            self.manifest, image_size=self.arch.image_size, rows=np.sort(rows), device=device, kind=self.settings.source
+        )
+        data = TrainData(
+            source=source,
+            labels=self.manifest.labels,
+            train_rows=self.split.train,
+            val_rows=self.split.val,
+            classes=self.manifest.classes,
+        )
+        return Trainer(arch=self.arch, weights=self.weights, data=data, device=device, seed=self.settings.seed)
+
+
+def prepare(settings: Settings) -> Setup:
+    """Resolves names, data, split, weights and space; writes nothing into the studies folder.
+
+    Raises:
+        InputError: Something is unknown, missing or unreadable.
+    """
+    arch = resolve_arch(settings.arch)
+    if settings.image_size is not None:
+        arch = dataclasses.replace(arch, image_size=settings.image_size)
+    folder_of_data = locate_data(settings.data)
+    manifest = load_manifest(folder_of_data)
+    split = split_manifest(manifest, seed=settings.seed)
+    folder = settings.studies.study(settings.study or ("demo-" if manifest.demo else "") + settings.arch)
+    weights = find_weights(settings, arch, folder)
+    model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
+    space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
+    return Setup(
+        settings=settings, arch=arch, manifest=manifest, split=split, weights=weights, space=space, folder=folder
+    )
+
+
+def start_or_continue(setup: Setup, study: optuna.Study) -> None:
+    """Writes what the study is, or checks that it is still the same. Only for the holder of the study's lock.
+
+    Raises:
+        InputError: The study was started with something else, or its folder and Optuna's journal disagree.
+    """
+    folder, weights = setup.folder, setup.weights
+    known = {trial.number for trial in study.get_trials(deepcopy=False)}
+    if {record.number for record in folder.read_trials()} - known or (known and not folder.exists):
+        raise InputError(
+            f"The folder of a study and Optuna's journal must hold the same trials, but those of {folder.name} differ. "
+            "Restore what was removed, or start another study with --study NAME."
+        )
+    if folder.exists:
+        refuse_differences(folder.read_study(), describe_study(setup), folder.name)
+        return
+    weights_file = setup.settings.studies.weights_file(weights.hash)
+    if weights.state and not weights_file.is_file():
+        weights.save(weights_file)
+    folder.write_study(describe_study(setup), split_rows(setup.manifest, setup.split))
+
+
+def locate_data(folder: Path | None) -> Path:
+    """The folder that was asked for, else `data/` if there is one, else the built-in demo images, said loudly."""
+    if folder is not None:
+        return folder
+    if Path("data").is_dir():
+        return Path("data")
+    write("NO --data GIVEN AND NO FOLDER data/: using built-in DEMO images. Their results say nothing about real skin.")
+    return write_demo(cache_folder("demo") / f"{DEMO_IMAGES}-images", images=DEMO_IMAGES)
+
+
+def find_weights(settings: Settings, arch: Arch, folder: StudyFolder) -> Weights:
+    """The study's own weights once it has been started, so that a vanished hub changes nothing; else others."""
+    if settings.weights == "auto" and folder.exists:
+        stored = folder.read_study()["weights"]
+        if stored["spec"] == "none":
+            return resolve_weights("none", arch)
+        file = settings.studies.weights_file(stored["hash"])
+        if file.is_file():
+            return Weights.load(file)
+    return resolve_weights(settings.weights, arch)
+
+
+def describe_study(setup: Setup) -> dict[str, Any]:
+    """What `study.json` says."""
+    manifest, split, settings = setup.manifest, setup.split, setup.settings
+    parts = {"train": split.train, "val": split.val, "test": split.test}
+    return {
+        "name": setup.folder.name,
+        "arch": dataclasses.asdict(setup.arch),
+        "demo": manifest.demo,
+        "data": {
+            "root": str(manifest.root),
+            "layout": manifest.layout,
+            "fingerprint": manifest.fingerprint,
+            "classes": list(manifest.classes),
+            "images": len(manifest),
+            "groups": len(set(manifest.groups)),
+            "grouped": manifest.grouped,
+        },
+        "split": {"seed": split.seed} | {name: manifest.fingerprint_of(rows) for name, rows in parts.items()},
+        "space": {"hash": setup.space.fingerprint(), "parameters": setup.space.describe()},
+        "weights": {
+            "hash": setup.weights.hash,
+            "origin": setup.weights.origin,
+            "license": setup.weights.license,
+            "spec": settings.weights if setup.weights.state else "none",
+        },
+        "epochs": settings.epochs,
+        "patience": settings.patience,
+        "augment_seed": setup.fixed["augment_seed"],
+        "sampler": settings.sampler,
+        "pruner": settings.pruner,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "command": shlex.join(["python", "-m", "search.run", *sys.argv[1:]]),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def split_rows(manifest: Manifest, split: Split) -> list[dict[str, str]]:
+    """The rows of `split.csv`, in the manifest's order."""
+    part_of_row = {int(row): part for part in ("train", "val", "test") for row in getattr(split, part)}
+    return [
+        {
+            "image": manifest.paths[row],
+            "label": manifest.classes[manifest.labels[row]],
+            "group": manifest.groups[row],
+            "split": part_of_row[row],
+        }
+        for row in range(len(manifest))
+    ]
+
+
+def refuse_differences(study: dict[str, Any], now: dict[str, Any], name: str) -> None:
+    """Compares everything that makes trials comparable.
+
+    Raises:
+        InputError: Something differs; it says what, and how to start another study.
+    """
+    looks: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "architecture": lambda s: s["arch"]["timm_name"],
+        "image size": lambda s: s["arch"]["image_size"],
+        "data": lambda s: f"{s['data']['images']:,} images with fingerprint {s['data']['fingerprint'][:8]}",
+        "split": lambda s: f"seed {s['split']['seed']}, fingerprint {s['split']['val'][:8]}",
+        "space": lambda s: s["space"]["hash"][:8],
+        "weights": lambda s: f"{s['weights']['origin']}, hash {s['weights']['hash'][:8]}",
+        "epochs": lambda s: s["epochs"],
+        "patience": lambda s: s["patience"],
+    }
+    try:
+        pairs = [(what, look(study), look(now)) for what, look in looks.items()]
+    except KeyError as error:
+        raise InputError(f"The study.json of {name} must be whole, but lacks {error}. Restore it.") from error
+    if differing := [f"{what} (was {before}, now {after})" for what, before, after in pairs if before != after]:
+        raise InputError(
+            f"The study {name} must be continued with what it was started with, but these differ: "
+            f"{'; '.join(differing)}. Give what it was started with, or start another study with --study NAME."
+        )

@@ -1,0 +1,156 @@
+"""The only place where a range is written: one function per family of backbones, each with its known-good first trial.
+
+A parameter has exactly the name of its field in `TrainConfig`. The ranges start from what fine-tuning of each family
+on some thousand images is known to need.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+
+from core.config import AUGMENT_STRENGTHS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What a study searches.
+
+    Attributes:
+        distributions: Range of each parameter.
+        known_good: Values of the first trial, one for each parameter.
+    """
+
+    distributions: dict[str, BaseDistribution]
+    known_good: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        assert set(self.known_good) == set(self.distributions), "the first trial must set every parameter"
+        for name, value in self.known_good.items():
+            distribution = self.distributions[name]
+            assert distribution._contains(distribution.to_internal_repr(value)), f"{name}={value} is out of its range"
+
+    def describe(self) -> dict[str, str]:
+        """Each parameter's range in words."""
+        return {name: _describe(distribution) for name, distribution in self.distributions.items()}
+
+    def fingerprint(self) -> str:
+        """A hash of every range. Optuna takes a widened range in silence and then leaves it out of its joint model."""
+        ranges = {name: distribution_to_json(distribution) for name, distribution in self.distributions.items()}
+        return hashlib.sha256(json.dumps(ranges, sort_keys=True).encode()).hexdigest()
+
+
+def build_space(timm_name: str, max_unfreeze_depth: int, *, pretrained: bool) -> Space:
+    """The space of a backbone.
+
+    Args:
+        timm_name: Name of the timm model.
+        max_unfreeze_depth: Number of its blocks.
+        pretrained: Whether it starts from pretrained weights. From noise, frozen blocks would stay noise, so that
+            everything learns in every trial.
+    """
+    families: dict[str, Callable[[int], Space]] = {"mobilenet": mobilenet, "efficientnet": efficientnet}
+    family = next((space for part, space in families.items() if part in timm_name), any_backbone)
+    space = family(max_unfreeze_depth)
+    if pretrained:
+        return space
+    everything: dict[str, BaseDistribution] = {
+        "unfreeze_depth": IntDistribution(max_unfreeze_depth, max_unfreeze_depth)
+    }
+    return Space(
+        distributions=space.distributions | everything,
+        known_good=space.known_good | {"unfreeze_depth": max_unfreeze_depth},
+    )
+
+
+def mobilenet(max_unfreeze_depth: int) -> Space:
+    """MobileNets: small and hard to overfit, so they stand high rates, little dropout and deep unfreezing."""
+    return Space(
+        distributions={
+            "lr": FloatDistribution(1e-4, 1e-2, log=True),
+            "drop_rate": FloatDistribution(0.0, 0.5),
+            "unfreeze_depth": IntDistribution(0, max_unfreeze_depth),
+            **_shared_distributions(),
+        },
+        known_good={
+            "lr": 1e-3,
+            "drop_rate": 0.2,
+            "unfreeze_depth": min(5, max_unfreeze_depth),
+            **_shared_known_good(),
+        },
+    )
+
+
+def efficientnet(max_unfreeze_depth: int) -> Space:
+    """EfficientNets: wider heads want more dropout, and squeeze-and-excitation lower rates."""
+    return Space(
+        distributions={
+            "lr": FloatDistribution(5e-5, 5e-3, log=True),
+            "drop_rate": FloatDistribution(0.1, 0.6),
+            "unfreeze_depth": IntDistribution(0, max_unfreeze_depth),
+            **_shared_distributions(),
+        },
+        known_good={
+            "lr": 7e-4,
+            "drop_rate": 0.3,
+            "unfreeze_depth": min(4, max_unfreeze_depth),
+            **_shared_known_good(),
+        },
+    )
+
+
+def any_backbone(max_unfreeze_depth: int) -> Space:
+    """Any other timm model: rates low enough for transformers, high enough for ResNets."""
+    return Space(
+        distributions={
+            "lr": FloatDistribution(1e-5, 5e-3, log=True),
+            "drop_rate": FloatDistribution(0.0, 0.6),
+            "unfreeze_depth": IntDistribution(0, max_unfreeze_depth),
+            **_shared_distributions(),
+        },
+        known_good={
+            "lr": 3e-4,
+            "drop_rate": 0.2,
+            "unfreeze_depth": (max_unfreeze_depth + 1) // 2,
+            **_shared_known_good(),
+        },
+    )
+
+
+def _shared_distributions() -> dict[str, BaseDistribution]:
+    return {
+        "batch_size": CategoricalDistribution((16, 32, 64)),
+        "weight_decay": FloatDistribution(1e-4, 1e-1, log=True),
+        "label_smoothing": FloatDistribution(0.0, 0.2),
+        "rebalance": FloatDistribution(0.0, 1.0),
+        "augment_strength": CategoricalDistribution(AUGMENT_STRENGTHS),
+    }
+
+
+def _shared_known_good() -> dict[str, Any]:
+    return {
+        "batch_size": 32,
+        "weight_decay": 0.01,
+        "label_smoothing": 0.05,
+        "rebalance": 0.5,
+        "augment_strength": 1.0,
+    }
+
+
+def _describe(distribution: BaseDistribution) -> str:
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return " | ".join(map(str, choices))
+        case FloatDistribution(low=low, high=high, log=log) | IntDistribution(low=low, high=high, log=log):
+            return f"{low:g} to {high:g}" + (", logarithmic" if log else "")
+        case _:
+            raise AssertionError(f"no words for {distribution}")

@@ -1,0 +1,87 @@
+"""What a search found: for `summary.json`, and as the table that the command ends with."""
+
+import logging
+from typing import Any
+
+import optuna
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from core.artifacts import TrialRecord
+
+TABLE_ROWS = 5
+# Shares of variance from fewer trials are noise; fANOVA itself needs two.
+MIN_TRIALS_FOR_IMPORTANCE = 8
+
+_log = logging.getLogger(__name__)
+
+
+def rank(records: list[TrialRecord]) -> list[TrialRecord]:
+    """Complete trials, best validation recall first; ties go to the earlier one."""
+    complete = [record for record in records if record.state == "complete"]
+    return sorted(complete, key=lambda record: (-record.recall, record.number))
+
+
+def summarise(study: optuna.Study, records: list[TrialRecord], names: list[str]) -> dict[str, Any]:
+    """What `summary.json` says.
+
+    Args:
+        study: The study.
+        records: Its finished trials.
+        names: The parameters that it searches.
+    """
+    trials = study.get_trials(deepcopy=False)
+    counts = {
+        state.name.lower(): sum(trial.state == state for trial in trials)
+        for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    }
+    best = [
+        {
+            "number": record.number,
+            "recall": record.recall,
+            "recall_interval": list(record.recall_interval),
+            "params": {name: record.config[name] for name in names},
+        }
+        for record in rank(records)[:TABLE_ROWS]
+    ]
+    return {
+        "trials": {"complete": counts["complete"], "pruned": counts["pruned"], "failed": counts["fail"]},
+        "best": best,
+        "importance": _importance(study, trials, names),
+        "slices": {name: [[record.config[name], record.recall] for record in rank(records)] for name in names},
+        "elapsed_s": sum(record.elapsed_s for record in records),
+    }
+
+
+def _importance(study: optuna.Study, trials: list[FrozenTrial], names: list[str]) -> dict[str, float]:
+    """Share of the recall's variance that each parameter explains, largest first; empty where trials are too few."""
+    values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
+    if len(values) < MIN_TRIALS_FOR_IMPORTANCE or len(set(values)) == 1:
+        return {}
+    varying = [name for name in names if len({trial.params[name] for trial in trials if name in trial.params}) > 1]
+    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=varying)
+
+
+def table(records: list[TrialRecord], names: list[str]) -> str:
+    """The best trials with their intervals, as fixed-width text."""
+    header = ["trial", "recall", "95 % interval", "argmax", "epoch", *names]
+    rows = [
+        [
+            str(record.number),
+            f"{record.recall:.3f}",
+            f"{record.recall_interval[0]:.3f} to {record.recall_interval[1]:.3f}",
+            f"{record.recall_argmax:.3f}",
+            str(record.best_epoch + 1),
+            *(format_value(record.config[name]) for name in names),
+        ]
+        for record in rank(records)[:TABLE_ROWS]
+    ]
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *rows]
+    )
+
+
+def format_value(value: Any) -> str:
+    """A parameter's value in few characters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,55 @@
+"""What all tests share: their own cache folder, a fixed number of threads, and when a marked test skips itself."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The machines that run this are shared and noisy: a deadline in milliseconds would fail at random.
+hypothesis.settings.register_profile("dermatune", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("dermatune")
+
+
+def ham10000_folder() -> Path:
+    """Where HAM10000's images are, if anywhere: `DERMATUNE_HAM10000`, else beside the clone."""
+    return Path(os.environ.get("DERMATUNE_HAM10000", ROOT.parent / "shared" / "data" / "ham10000"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # In the environment and before anything of ours is imported, so that child processes have it too.
+    cache = tempfile.mkdtemp(prefix="dermatune-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(cache))
+    os.environ["DERMATUNE_CACHE"] = cache
+    os.environ["MPLBACKEND"] = "Agg"
+    # The golden losses hold for one number of threads: sums are added up in another order with more.
+    os.environ["OMP_NUM_THREADS"] = "2"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons = {
+        "slow": None if config.getoption("--slow") else "slow: give pytest --slow to run it",
+        "realdata": None if ham10000_folder().is_dir() else f"no HAM10000 images in {ham10000_folder()}",
+    }
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        reasons["gpu"] = None if torch.cuda.is_available() else "no CUDA device"
+    for item in items:
+        for name, reason in reasons.items():
+            if reason and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def ham10000() -> Path:
+    """HAM10000's folder, for tests marked `realdata`."""
+    return ham10000_folder()

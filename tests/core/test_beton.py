@@ -1,0 +1,165 @@
+"""Every trap of FFCV 1.0.2's writer and reader (shared/FACTS.md) on the real FFCV."""
+
+import dataclasses
+import multiprocessing
+import os
+import resource
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import beton
+from core.cache import cache_folder
+from core.errors import InputError
+from core.images import load_image, stored_size
+from core.manifest import Manifest
+
+pytestmark = pytest.mark.skipif(not beton.HAVE_FFCV, reason="ffcv cannot be imported here")
+
+IMAGE_SIZE = 64
+SURFACES_S = 10.0  # an error must be told within this time of its fault
+
+
+def with_file(manifest: Manifest, row: int, name: str) -> Manifest:
+    return dataclasses.replace(manifest, paths=(*manifest.paths[:row], name, *manifest.paths[row + 1 :]))
+
+
+@pytest.fixture(scope="module")
+def manifest(hundred_images: Manifest) -> Manifest:
+    return hundred_images
+
+
+@pytest.fixture(scope="module")
+def written(manifest: Manifest) -> Path:
+    return beton.ensure_beton(manifest, image_size=IMAGE_SIZE)
+
+
+def test_beton_holds_what_load_image_gives_in_the_order_of_the_manifest(manifest: Manifest, written: Path) -> None:
+    pixels = beton.read_pixels(written)
+    assert len(pixels) == len(manifest)
+    assert pixels.size == stored_size(IMAGE_SIZE)
+    np.testing.assert_array_equal(pixels.labels, manifest.labels)
+    for row in range(len(manifest)):
+        np.testing.assert_array_equal(pixels[row], load_image(manifest.file(row), pixels.size))
+    assert list(written.parent.glob(".*")) == [], "nothing is left beside the file"
+
+
+def test_beton_has_the_same_bytes_on_every_run(manifest: Manifest, written: Path, tmp_path: Path) -> None:
+    size = stored_size(IMAGE_SIZE)
+    images = [load_image(manifest.file(row), size) for row in range(len(manifest))]
+    beton._write_samples(tmp_path / "again.beton", images, manifest.labels, size, lambda done: None)
+    assert (tmp_path / "again.beton").read_bytes() == written.read_bytes()
+
+
+def test_images_larger_than_a_default_page_get_larger_pages(tmp_path: Path) -> None:
+    size = 1700  # 8.7 MB a sample, the default page has 8.4
+    images = [np.full((size, size, 3), value, dtype=np.uint8) for value in (7, 9)]
+    beton._write_samples(tmp_path / "large.beton", images, np.array([1, 0]), size, lambda done: None)
+    pixels = beton.read_pixels(tmp_path / "large.beton")
+    assert [int(pixels[row].min()) for row in (0, 1)] == [int(pixels[row].max()) for row in (0, 1)] == [7, 9]
+
+
+def test_numba_runs_on_threads_that_two_loaders_can_share() -> None:
+    import numba
+
+    assert numba.threading_layer() in beton.SAFE_THREADING_LAYERS
+    assert os.environ["NUMBA_THREADING_LAYER"] in beton.SAFE_THREADING_LAYERS, "children must choose alike"
+
+
+def test_unreadable_image_ends_the_writing_with_its_name(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(manifest.file(4).read_bytes()[:300])
+    bad = with_file(manifest, 4, str(tmp_path / "broken.jpg"))
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        beton.write_beton(bad, image_size=IMAGE_SIZE, path=tmp_path / "out" / "x.beton")
+    assert time.monotonic() - started < SURFACES_S + 20, "10 s after the fault; until then the child imports"
+    assert list((tmp_path / "out").iterdir()) == []
+    assert multiprocessing.active_children() == []
+
+
+def test_killed_writer_is_noticed_at_once(manifest: Manifest, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "endless.jpg")  # Reading it blocks for ever, as a dead network mount would.
+    stuck = with_file(manifest, 4, str(tmp_path / "endless.jpg"))
+    killed_at: list[float] = []
+
+    def kill() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.05)
+        killed_at.append(time.monotonic())
+        children[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(InputError, match=r"ended by signal 9 there or soon after, with 0 of 100 images written"):
+        beton.write_beton(stuck, image_size=IMAGE_SIZE, path=tmp_path / "out" / "x.beton")
+    killer.join()
+    assert time.monotonic() - killed_at[0] < SURFACES_S
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_silent_writer_is_ended(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beton, "_STALL_S", 0.2)  # Its imports alone take longer.
+    with pytest.raises(InputError, match=r"000\.jpg.*nothing happened for 0\.2 s.*0 of 100 images"):
+        beton.write_beton(manifest, image_size=IMAGE_SIZE, path=tmp_path / "x.beton")
+    assert multiprocessing.active_children() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io:pytest.PytestUnraisableExceptionWarning")  # FFCV's file
+def test_disk_that_fills_up_while_writing_is_told(manifest: Manifest, tmp_path: Path) -> None:
+    files = [manifest.file(row) for row in range(len(manifest))]
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # FFCV ignores that the write of a page, which is larger, was cut short; what it writes next fails.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        beton._write_in_child(sender, files, manifest.labels, stored_size(IMAGE_SIZE), tmp_path / "x.beton")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    *counts, last = [receiver.recv() for _ in range(len(manifest) + 1)]
+    assert counts == list(range(1, len(manifest) + 1))
+    assert isinstance(last, OSError)
+    assert last.strerror == "File too large"
+
+
+@pytest.mark.parametrize("kept", [0.0, 1e-6, 0.0005, 0.3, 0.999, 0.99999])
+def test_cut_beton_is_refused(written: Path, tmp_path: Path, kept: float) -> None:
+    data = written.read_bytes()
+    (tmp_path / "cut.beton").write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(InputError, match=r"cut\.beton` must be a whole file of pixels, but got a damaged one"):
+        beton.read_pixels(tmp_path / "cut.beton")
+
+
+def test_pointer_out_of_the_file_is_refused(manifest: Manifest, written: Path, tmp_path: Path) -> None:
+    data = written.read_bytes()
+    first = int(beton.read_pixels(written)._pointers[0]).to_bytes(8, "little")
+    (tmp_path / "wild.beton").write_bytes(data.replace(first, (1 << 40).to_bytes(8, "little")))
+    with pytest.raises(InputError, match=r"its table of samples is wrong"):
+        beton.read_pixels(tmp_path / "wild.beton")
+
+
+def test_any_other_file_is_refused(manifest: Manifest) -> None:
+    with pytest.raises(InputError, match=r"000\.jpg` must be a whole file of pixels"):
+        beton.read_pixels(manifest.file(0))
+    with pytest.raises(InputError, match=r"there is no file .*none\.beton"):
+        beton.read_pixels(Path("none.beton"))
+
+
+def test_beton_is_written_once(manifest: Manifest, written: Path) -> None:
+    before = written.stat()
+    assert beton.ensure_beton(manifest, image_size=IMAGE_SIZE) == written
+    assert (written.stat().st_ino, written.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_damaged_beton_in_the_cache_is_written_again(
+    manifest: Manifest, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path))
+    damaged = cache_folder(written.parent.name) / written.name
+    damaged.write_bytes(written.read_bytes()[:-1])
+    assert beton.ensure_beton(manifest, image_size=IMAGE_SIZE) == damaged
+    assert damaged.read_bytes() == written.read_bytes()
+    assert "It is written again now." in caplog.text

@@ -1,0 +1,100 @@
+import dataclasses
+import hashlib
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import pixels
+from core.errors import InputError
+from core.images import load_image, stored_size
+from core.manifest import Manifest
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    rng = np.random.default_rng(1)
+    names = tuple(f"{row}.png" for row in range(5))
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(tmp_path / name)
+    return Manifest(
+        root=tmp_path,
+        layout="folder",
+        paths=names,
+        labels=np.array([0, 1, 0, 1, 1]),
+        groups=names,
+        classes=("a", "b"),
+        sha256=tuple(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in names),
+        phashes=names,
+    )
+
+
+def test_array_holds_what_load_image_gives_and_is_written_once(manifest: Manifest) -> None:
+    path = pixels.ensure_array(manifest, image_size=32)
+    before = path.stat()
+    array = pixels.read_array(path)
+    for row in range(len(manifest)):
+        np.testing.assert_array_equal(array[row], load_image(manifest.file(row), stored_size(32)))
+    assert pixels.ensure_array(manifest, image_size=32) == path
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_key_changes_with_whatever_the_file_would_hold(manifest: Manifest) -> None:
+    turned = slice(None, None, -1)
+    others = [
+        dataclasses.replace(manifest, labels=np.array([1, 1, 0, 1, 1])),
+        dataclasses.replace(manifest, sha256=("0" * 64, *manifest.sha256[1:])),
+        dataclasses.replace(
+            manifest, paths=manifest.paths[turned], sha256=manifest.sha256[turned], labels=manifest.labels[turned]
+        ),
+    ]
+    keys = {pixels.pixels_key(manifest, 37), pixels.pixels_key(manifest, 38)}
+    keys |= {pixels.pixels_key(other, 37) for other in others}
+    assert len(keys) == 5
+
+
+def test_key_does_not_depend_on_where_the_folder_lies(manifest: Manifest, tmp_path: Path) -> None:
+    moved = dataclasses.replace(manifest, root=tmp_path / "elsewhere")
+    assert pixels.pixels_key(moved, 37) == pixels.pixels_key(manifest, 37)
+
+
+def test_unreadable_image_is_named_and_leaves_no_file(manifest: Manifest, tmp_path: Path) -> None:
+    manifest.file(3).write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"3\.png is not"):
+        pixels.write_array(manifest, image_size=32, path=tmp_path / "out" / "x.npy")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_images_come_in_the_order_of_their_files(manifest: Manifest) -> None:
+    files = [manifest.file(row) for row in (4, 0, 0, 2, 1, 3, 4)]
+    for file, image in zip(files, pixels.decode_in_order(files, 20), strict=True):
+        np.testing.assert_array_equal(image, load_image(file, 20))
+
+
+def test_cut_or_foreign_array_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    pixels.write_array(manifest, image_size=32, path=tmp_path / "x.npy")
+    data = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "cut.npy").write_bytes(data[:-1])
+    np.save(tmp_path / "floats.npy", np.zeros((2, 3)))
+    for name in ("cut.npy", "floats.npy"):
+        with pytest.raises(InputError, match=rf"{name}` must be a whole file of pixels, but got a damaged one"):
+            pixels.read_array(tmp_path / name)
+
+
+def test_lack_of_room_is_told_before_anything_is_written(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(free=1_000_000))
+    with pytest.raises(InputError, match=r"must have room for 0\.07 GB of decoded pixels, but got 0\.00 GB free"):
+        pixels.write_array(manifest, image_size=32, path=tmp_path / "out" / "x.npy")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_place_that_cannot_be_written_is_one_sentence(manifest: Manifest) -> None:
+    path = manifest.file(0) / "x.npy"
+    with pytest.raises(InputError, match=r"`.*x\.npy` must be writable, but got (Not a directory|File exists)"):
+        pixels.write_array(manifest, image_size=32, path=path)

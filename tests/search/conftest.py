@@ -1,0 +1,100 @@
+"""A tiny study on synthetic images, for tests of single trials and of the loop over them."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.artifacts import FileSystemArtifactStore
+
+from core.artifacts import StudiesFolder, TrialRecord
+from core.backbones import resolve_arch
+from core.config import TrainConfig
+from core.sources import Batch, BatchSource
+from core.trainer import EpochResult, TrainData, Trainer
+from search.objective import Objective
+from search.storage import open_storage, open_study
+
+CPU = torch.device("cpu")
+
+
+class ArraySource(BatchSource):
+    """Pixels in memory."""
+
+    name = "array"
+
+    def __init__(self, images: torch.Tensor, labels: np.ndarray) -> None:
+        super().__init__(np.arange(len(labels)), stored_size=images.shape[-1], device=CPU)
+        self.images, self.labels = images, torch.from_numpy(labels)
+
+    def _batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Batch]:
+        for part in torch.from_numpy(rows).split(batch_size):
+            yield Batch(self.images[part], self.labels[part], part)
+
+
+class RecordingWatcher:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[int, int]] = []
+        self.done: list[tuple[int, str, str]] = []
+        self.number = -1
+        self.on_step: Any = lambda: None
+
+    def trial_starts(self, number: int, config: TrainConfig, epochs_done: int) -> None:
+        self.number = number
+
+    def step_done(self, images: int) -> None:
+        self.on_step()
+
+    def epoch_done(self, result: EpochResult) -> None:
+        self.epochs.append((self.number, result.epoch))
+
+    def trial_done(self, number: int, state: str, record: TrialRecord | None, reason: str) -> None:
+        self.done.append((number, state, reason))
+
+
+@pytest.fixture(scope="session")
+def tiny_trainer() -> Trainer:
+    """Two classes that differ in colour, 32 pixels, a network of 0.4 million weights: an epoch takes 50 ms."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(64) % 2
+    images = rng.integers(0, 150, (64, 3, 37, 37)).astype(np.uint8)
+    images[np.arange(64), labels] += 60
+    source = ArraySource(torch.from_numpy(images), labels)
+    data = TrainData(
+        source=source, labels=labels, train_rows=np.arange(40), val_rows=np.arange(40, 64), classes=("a", "b")
+    )
+    arch = dataclasses.replace(resolve_arch("test_efficientnet"), image_size=32)
+    return Trainer(arch=arch, weights=None, data=data, device=CPU, seed=0)
+
+
+@pytest.fixture
+def watcher() -> RecordingWatcher:
+    return RecordingWatcher()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    made = open_study(open_storage(StudiesFolder(tmp_path)), "tiny")
+    made.pruner = optuna.pruners.NopPruner()
+    return made
+
+
+@pytest.fixture
+def objective(tmp_path: Path, tiny_trainer: Trainer, watcher: RecordingWatcher) -> Objective:
+    (tmp_path / "artifacts").mkdir()
+    depth = tiny_trainer.model.max_unfreeze_depth
+    return Objective(
+        folder=StudiesFolder(tmp_path).study("tiny"),
+        artifact_store=FileSystemArtifactStore(str(tmp_path / "artifacts")),
+        trainer=tiny_trainer,
+        groups=tuple(str(row) for row in tiny_trainer.data.val_rows),
+        fixed={"arch": tiny_trainer.arch.timm_name, "image_size": 32, "epochs": 2, "unfreeze_depth": depth},
+        keep=2,
+        watcher=watcher,
+    )

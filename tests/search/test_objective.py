@@ -1,0 +1,153 @@
+import dataclasses
+
+import optuna
+import pytest
+import torch
+from optuna.artifacts import get_all_artifact_meta
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+from core.trainer import Trainer
+from search.loop import take_over
+from search.objective import Objective, StoppedError
+from tests.search.conftest import RecordingWatcher
+
+
+def ask(study: optuna.Study, lr: float = 1e-3) -> optuna.Trial:
+    return study.ask({"lr": FloatDistribution(lr, lr)})
+
+
+class PruneFrom(optuna.pruners.BasePruner):
+    """Prunes from an epoch on."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        assert trial.last_step is not None
+        return trial.last_step >= self.epoch
+
+
+def test_a_complete_trial_is_judged_by_its_best_epoch_and_kept_whole(study: optuna.Study, objective: Objective) -> None:
+    objective.run(study, ask(study))
+    [trial], [record] = study.trials, objective.folder.read_trials()
+    history = record.history()
+    assert trial.state == TrialState.COMPLETE
+    assert trial.value == record.recall == max(row["val_recall"] for row in history)
+    assert trial.intermediate_values == {0: history[0]["val_recall"], 1: history[1]["val_recall"]}
+    assert record.recall_interval[0] <= record.recall <= record.recall_interval[1]
+    assert record.has_model
+    assert record.val_probs().shape == (24, 2)
+
+
+def test_the_dashboard_gets_curves_and_confusion_matrix(study: optuna.Study, objective: Objective) -> None:
+    objective.run(study, ask(study))
+    metas = get_all_artifact_meta(study.trials[0], storage=study._storage)
+    assert sorted(meta.filename for meta in metas) == ["confusion.png", "curves.png"]
+    for meta in metas:
+        with objective.artifact_store.open_reader(meta.artifact_id) as file:
+            assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_pruned_trial_is_kept_without_weights(study: optuna.Study, objective: Objective) -> None:
+    study.pruner = PruneFrom(0)
+    objective.run(study, ask(study))
+    [record] = objective.folder.read_trials()
+    assert study.trials[0].state == TrialState.PRUNED
+    assert (record.state, record.has_model, len(record.history())) == ("pruned", False, 1)
+
+
+def test_a_trial_that_reached_its_last_epoch_is_complete_whatever_the_pruner_says(
+    study: optuna.Study, objective: Objective
+) -> None:
+    study.pruner = PruneFrom(1)
+    objective.run(study, ask(study))
+    assert study.trials[0].state == TrialState.COMPLETE
+
+
+def test_a_loss_that_is_not_finite_teaches_the_sampler(
+    study: optuna.Study, objective: Objective, watcher: RecordingWatcher
+) -> None:
+    wild = dataclasses.replace(objective, fixed=objective.fixed | {"optimizer": "sgd"})
+    wild.run(study, ask(study, lr=1e30))
+    [trial] = study.trials
+    assert trial.state == TrialState.PRUNED
+    assert trial.constraints == {"infeasible": 1.0}
+    assert trial.user_attrs["reason"].startswith("the loss was not finite in epoch 0, step")
+    assert watcher.done[0][1] == "infeasible"
+
+
+class FailingTrainer(Trainer):
+    """Shares the state of a trainer and fails in `train`."""
+
+    def __init__(self, trainer: Trainer, error: BaseException) -> None:
+        self.__dict__ = dict(trainer.__dict__)
+        self.error = error
+
+    def train(self, *args: object, **kwargs: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("tried to allocate 20 GiB"), MemoryError("no room")])
+def test_running_out_of_memory_teaches_the_sampler(
+    study: optuna.Study, objective: Objective, error: BaseException
+) -> None:
+    failing = dataclasses.replace(objective, trainer=FailingTrainer(objective.trainer, error))
+    failing.run(study, ask(study))
+    [trial] = study.trials
+    assert (trial.state, trial.constraints) == (TrialState.PRUNED, {"infeasible": 1.0})
+    assert trial.user_attrs["reason"] == f"out of memory: {error}"
+
+
+def test_a_failure_is_stored_with_type_text_and_traceback(study: optuna.Study, objective: Objective) -> None:
+    failing = dataclasses.replace(objective, trainer=FailingTrainer(objective.trainer, RuntimeError("disk on fire")))
+    failing.run(study, ask(study))
+    [trial] = study.trials
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["reason"] == "RuntimeError: disk on fire"
+    assert "raise self.error" in trial.user_attrs["traceback"]
+
+
+def test_only_the_best_keep_their_weights(study: optuna.Study, objective: Objective) -> None:
+    for lr in (1e-5, 1e-3, 3e-3):
+        objective.run(study, ask(study, lr))
+    records = objective.folder.read_trials()
+    kept = {record.number for record in records if record.has_model}
+    best = sorted(records, key=lambda record: (-record.recall, record.number))[:2]
+    assert kept == {record.number for record in best}
+
+
+def test_a_stopped_trial_continues_under_its_number_with_the_same_history(
+    study: optuna.Study, objective: Objective, watcher: RecordingWatcher
+) -> None:
+    def stop_in_second_epoch() -> None:
+        if (0, 0) in watcher.epochs:
+            raise StoppedError("it was asked to")
+
+    watcher.on_step = stop_in_second_epoch
+    with pytest.raises(StoppedError, match="it was asked to"):
+        objective.run(study, ask(study))
+    assert study.trials[0].state == TrialState.RUNNING
+    watcher.on_step = lambda: None
+    again = take_over(study)
+    assert again is not None
+    objective.run(study, again)
+    assert watcher.epochs == [(0, 0), (0, 1)]
+    study.tell(ask(study), state=TrialState.FAIL)
+    [record] = objective.folder.read_trials()
+    assert record.number == 0
+    assert not objective.folder.checkpoint_file(0).exists()
+    assert len(record.history()) == 2
+
+
+def test_a_trial_that_was_kept_but_never_told_is_told_without_training(
+    study: optuna.Study, objective: Objective, watcher: RecordingWatcher
+) -> None:
+    trial = ask(study)
+    record = objective._keep(trial, objective._train(study, trial))
+    watcher.epochs.clear()
+    again = take_over(study)
+    assert again is not None
+    objective.run(study, again)
+    assert watcher.epochs == []
+    assert study.trials[0].value == record.recall

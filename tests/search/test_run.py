@@ -1,0 +1,186 @@
+"""The command line, in this process where that serves, in one of its own where it must be killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from core.cli import run
+from core.demo import write_demo
+from search.run import build_parser, main
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--arch", "test_efficientnet", "--image-size", "32", "--weights", "none", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=80, width=96, height=72, workers=1)
+
+
+def search(*arguments: object) -> int:
+    return run(main, build_parser(), [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def searched(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A studies folder with a study of two trials."""
+    studies = tmp_path_factory.mktemp("run") / "studies"
+    assert search(*SMALL, "--data", images, "--studies", studies, "--trials", 2, "--epochs", 2) == 0
+    return studies
+
+
+def test_a_search_leaves_a_whole_study(searched: Path) -> None:
+    folder = searched / "demo-test_efficientnet"
+    assert (searched / "journal.log").is_file()
+    assert len(list((searched / "artifacts").iterdir())) == 4
+    assert {path.name for path in folder.glob("trial-*")} == {"trial-0000", "trial-0001"}
+    files = {path.name for path in (folder / "trial-0000").iterdir()}
+    assert files == {"config.json", "history.csv", "val_probs.npy", "complete.json", "model.safetensors"}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
+    study = json.loads((folder / "study.json").read_text())
+    assert study["demo"] is True
+    assert study["weights"]["spec"] == "none"
+    assert not list((folder / "running").glob("*"))
+
+
+def test_asking_again_for_what_is_there_says_so_and_ends_well(
+    searched: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(*SMALL, "--data", images, "--studies", searched, "--trials", 2, "--epochs", 2) == 0
+    output = capsys.readouterr().out
+    assert "demo-test_efficientnet holds 2 finished trials, so --trials 2 asks for no more." in output
+    assert f"python -m ensemble.build {searched}" in output
+    assert f"optuna-dashboard {searched}/journal.log --artifact-dir {searched}/artifacts" in output
+
+
+def test_the_same_command_with_more_trials_continues(
+    searched: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(*SMALL, "--data", images, "--studies", searched, "--trials", 3, "--epochs", 2) == 0
+    output = capsys.readouterr().out
+    assert "1 trials to go, 2 finished" in output
+    assert re.search(r"^trial 2 (complete|pruned): validation recall 0\.\d{3}", output, re.MULTILINE)
+    assert "A trial of 2 epochs takes" in output
+    assert re.search(r"^trial +recall +95 % interval", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--epochs", "3"], r"these differ: epochs \(was 2, now 3\)\. .* --study NAME"),
+        (["--epochs", "2", "--seed", "1"], r"these differ: split \(was seed 0, .*, now seed 1"),
+        (["--epochs", "2", "--image-size", "64"], r"these differ: image size \(was 32, now 64\)"),
+    ],
+)
+def test_a_study_is_continued_only_with_what_it_was_started_with(
+    searched: Path, images: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert search(*SMALL, "--data", images, "--studies", searched, "--trials", 9, *arguments) == 2
+    assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_a_study_of_other_data_is_refused(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_demo(tmp_path / "other", images=80, seed=1, width=96, height=72, workers=1)
+    assert search(*SMALL, "--data", other, "--studies", searched, "--trials", 9, "--epochs", 2) == 2
+    assert "these differ: data (was 80 images with fingerprint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--arch", "mobilnet"], "`arch` must be"),
+        (["--data", "no/such/folder"], "no/such/folder"),
+        (["--sampler", "magic"], "`--sampler` must be one of tpe, gp, random, but got --sampler=magic"),
+        (["--pruner", "axe"], "`--pruner` must be one of median, percentile, hyperband, none, but got --pruner=axe"),
+        (["--device", "toaster"], "`--device` must be one of auto, cpu, cuda, mps"),
+        (["--study", "../escape"], "A study's name must be"),
+        (["--weights", "no/such/file"], "no/such/file"),
+    ],
+)
+def test_wrong_words_are_refused_in_one_sentence_and_nothing_is_written(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    studies = tmp_path / "studies"
+    assert search(*SMALL, "--data", images, "--studies", studies, "--trials", 1, *arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in error
+    assert "Traceback" not in error
+    assert len(error.splitlines()) == 1
+    assert not studies.exists()
+
+
+@pytest.mark.parametrize("trials", ["0", "-3", "many", "1.5"])
+def test_a_number_of_trials_must_be_a_number(capsys: pytest.CaptureFixture[str], trials: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        search("--arch", "mobilenet", "--trials", trials)
+    assert f"--trials: must be a whole number of at least 1, but got {trials}" in capsys.readouterr().err
+
+
+def test_a_truncated_image_is_named_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for index in range(4):
+            colour = (60 * index, 90, 200 if label == "a" else 20)
+            Image.new("RGB", (64, 48), colour).save(tmp_path / "data" / label / f"{label}{index}.jpg")
+    broken = tmp_path / "data" / "b" / "b3.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    assert search(*SMALL, "--data", tmp_path / "data", "--studies", tmp_path / "studies", "--trials", 1) == 2
+    assert "b3.jpg" in capsys.readouterr().err
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_search_whose_trials_fail_alike_stops_with_the_counts(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("cable unplugged")
+
+    monkeypatch.setattr("core.trainer.Trainer.train", fail)
+    assert search(*SMALL, "--data", images, "--studies", tmp_path, "--trials", 50, "--epochs", 2) == 1
+    output = capsys.readouterr().out
+    assert "3 trials in a row failed alike (RuntimeError: cable unplugged)" in output
+    summary = json.loads((tmp_path / "demo-test_efficientnet" / "summary.json").read_text())
+    assert summary["trials"] == {"complete": 0, "pruned": 0, "failed": 3}
+
+
+def test_a_search_stops_at_its_timeout_and_the_same_command_continues(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*SMALL, "--data", images, "--studies", tmp_path, "--trials", 2, "--epochs", 400, "--patience", 0]
+    assert search(*command, "--timeout", 2) == 0
+    assert "The search stopped because the --timeout is over. The same command continues it." in capsys.readouterr().out
+    assert search(*command, "--timeout", 2) == 0
+    assert re.search(r"trial 0, continued after epoch \d+:", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_search_survives_signals(images: Path, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "search.run", *SMALL, "--data", str(images), "--studies", str(tmp_path)]
+    command += ["--trials", "2", "--epochs", "400", "--patience", "0"]
+    folder = tmp_path / "demo-test_efficientnet"
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ.copy()) as process:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob("running/*.safetensors")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        output = process.communicate(timeout=60)[0]
+    if number != signal.SIGKILL:
+        assert process.returncode == 0
+        assert "The search stopped because it was asked to. The same command continues it." in output
+    assert search(*command[3:], "--timeout", 1) == 0
+    history = json.loads((folder / "summary.json").read_text())
+    assert history["trials"] == {"complete": 0, "pruned": 0, "failed": 0}
+    assert list(folder.glob("running/trial-0000.safetensors"))

@@ -1,0 +1,73 @@
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+from search.samplers import PRUNERS, SAMPLERS, build_pruner, build_sampler, settle, warmup_epochs
+
+RANGES = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "drop_rate": FloatDistribution(0, 0.5)}
+
+
+def propose(study: optuna.Study, sampler: str, number: int) -> dict[str, float]:
+    settle(study, sampler=sampler, pruner="none", epochs=5, seed=1000 + number)
+    trial = study.ask(fixed_distributions=RANGES)
+    study.tell(trial, -trial.params["lr"])
+    return trial.params
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_restart_changes_no_proposal(sampler: str) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    undisturbed = optuna.create_study(direction="maximize")
+    expected = [propose(undisturbed, sampler, number) for number in range(14)]
+    optuna.create_study(storage=storage, study_name="restarted", direction="maximize")
+    proposals = []
+    for number in range(14):
+        study = optuna.load_study(storage=storage, study_name="restarted")  # a new process would do this
+        proposals.append(propose(study, sampler, number))
+    assert proposals == expected
+    assert len({params["lr"] for params in proposals}) == 14
+
+
+def report(study: optuna.Study, curve: list[float]) -> optuna.Trial:
+    trial = study.ask()
+    for epoch, value in enumerate(curve):
+        trial.report(value, epoch)
+        trial.should_prune()  # Hyperband notes a trial's rungs as it is asked
+    return trial
+
+
+@pytest.mark.parametrize("pruner", ["median", "percentile", "hyperband"])
+def test_hopeless_trials_are_pruned_after_the_warm_up_and_not_before(pruner: str) -> None:
+    study = optuna.create_study(direction="maximize", pruner=build_pruner(pruner, epochs=10))
+    for value in [0.7 + 0.01 * i for i in range(20)]:
+        study.tell(report(study, [value] * 10), value)
+    hopeless = [study.ask() for _ in range(6)]
+    pruned_at = []
+    for trial in hopeless:
+        for epoch in range(10):
+            trial.report(0.1, epoch)
+            if trial.should_prune():
+                pruned_at.append(epoch)
+                break
+        study.tell(trial, state=TrialState.PRUNED)
+    assert pruned_at
+    assert min(pruned_at) >= warmup_epochs(10) - 1
+
+
+def test_no_trial_is_pruned_without_a_pruner() -> None:
+    study = optuna.create_study(direction="maximize", pruner=build_pruner("none", epochs=4))
+    for _ in range(8):
+        study.tell(report(study, [0.9] * 4), 0.9)
+    assert not report(study, [0.0] * 4).should_prune()
+
+
+def test_the_warm_up_is_half_of_a_short_run_and_five_epochs_of_a_long_one() -> None:
+    assert [warmup_epochs(epochs) for epochs in (1, 2, 5, 10, 50)] == [1, 1, 3, 5, 5]
+
+
+def test_names_have_builders() -> None:
+    for name in SAMPLERS:
+        build_sampler(name, seed=0)
+    for name in PRUNERS:
+        build_pruner(name, epochs=3)

@@ -1,0 +1,79 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.artifacts import StudiesFolder
+from core.errors import InputError
+from search.storage import mend_tail, only_runner, open_storage, open_study
+
+
+@given(
+    st.lists(st.binary(min_size=0, max_size=5000).map(lambda line: line.replace(b"\n", b""))), st.binary(max_size=6000)
+)
+def test_mending_cuts_what_follows_the_last_whole_line(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], tail: bytes
+) -> None:
+    whole = b"".join(line + b"\n" for line in lines)
+    tail = tail.replace(b"\n", b"")
+    journal = tmp_path_factory.mktemp("journal") / "journal.log"
+    journal.write_bytes(whole + tail)
+    mend_tail(journal)
+    assert journal.read_bytes() == whole
+
+
+def test_a_torn_last_line_costs_nothing_that_was_written_before(tmp_path: Path) -> None:
+    studies = StudiesFolder(tmp_path)
+    study = open_study(open_storage(studies), "mobilenet")
+    study.tell(study.ask({"lr": optuna.distributions.FloatDistribution(0, 1)}), 0.5)
+    with studies.journal_file.open("ab") as file:
+        file.write(b'{"op_code":4,"worker_id":"half a li')
+    study.tell(study.ask(), 0.75)  # an append by a process that has been running all along
+    again = open_study(open_storage(studies), "mobilenet")
+    assert [trial.value for trial in again.trials] == [0.5, 0.75]
+
+
+def test_a_journal_that_is_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
+    studies = StudiesFolder(tmp_path)
+    open_study(open_storage(studies), "mobilenet")
+    text = studies.journal_file.read_text()
+    studies.journal_file.write_text("no journal\n" + text)
+    with pytest.raises(InputError, match="must be a journal of Optuna, but is damaged"):
+        open_storage(studies)
+
+
+def test_studies_cannot_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="`--studies` must be a folder that can be written to"):
+        open_storage(StudiesFolder(tmp_path / "file"))
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from core.artifacts import StudiesFolder
+from search.storage import only_runner
+with only_runner(StudiesFolder(Path(sys.argv[1])).study("mobilenet")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_study_has_one_runner_and_is_free_once_that_is_killed(tmp_path: Path) -> None:
+    folder = StudiesFolder(tmp_path).study("mobilenet")
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="mobilenet is being run by another"), only_runner(folder):
+            raise AssertionError("held twice")
+        other.kill()
+        other.wait()
+    with only_runner(folder):
+        pass
