@@ -2,7 +2,7 @@
 
 The view of an image in an epoch is a function of (seed, image, epoch, strength) alone. Its random numbers come from a
 hash of these and not from a generator, so that order, batch size, device and earlier calls don't change them, and all
-trials of a study see the same views (DESIGN.md, Randomness).
+trials of a study see the same views (docs/decisions/0005).
 
 Shapes: B batch, C colour channels, S stored side, H output side, both in pixels.
 """

@@ -19,6 +19,8 @@ from core.errors import InputError
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
+_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+
 
 class Progress(Protocol):
     """A bar that grows."""
@@ -97,25 +99,35 @@ def run(
     """
     parser.add_argument("--verbose", action="store_true", help="log details to stderr")
     args = parser.parse_args(argv)
-    level = logging.DEBUG if args.verbose else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", force=True)
+    with _logging_to_stderr(logging.DEBUG if args.verbose else logging.INFO):
+        try:
+            return main(args)
+        except InputError as error:
+            return _refuse(parser.prog, str(error))
+        except OSError as error:
+            # Full disks, missing rights and vanished files are the machine's state, not a defect of ours.
+            if error.errno not in _MENDABLE:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            way_out = "Make room or give rights there, or choose another place; then run it again."
+            return _refuse(parser.prog, f"{error.strerror}{where}. {way_out}")
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{parser.prog}: interrupted\n")
+            return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _logging_to_stderr(level: int) -> Iterator[None]:
+    """Shows our own packages' messages from `level` on, and warnings of all others."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
     for package in ("core", "search", "ensemble"):
         logging.getLogger(package).setLevel(level)
     try:
-        return main(args)
-    except InputError as error:
-        return _refuse(parser.prog, str(error))
-    except OSError as error:
-        # Full disks, missing rights and vanished files are the machine's state, not a defect of ours.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        return _refuse(
-            parser.prog, f"{error.strerror}{where}. Free some room or choose another place, then run it again."
-        )
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{parser.prog}: interrupted\n")
-        return EXIT_INTERRUPTED
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def _refuse(program: str, sentence: str) -> int:

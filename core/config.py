@@ -11,7 +11,7 @@ from core.errors import InputError
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "step", "plateau"]
 
-# Three levels and no more: the views of an image are shared between trials of equal strength (DESIGN.md, Randomness).
+# Three levels and no more: the views of an image are shared between trials of equal strength (docs/decisions/0005).
 AUGMENT_STRENGTHS = (0.5, 1.0, 1.5)
 
 

@@ -21,7 +21,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp",
 # Pillow opens more formats, some by starting other programs (EPS runs Ghostscript); a data set needs none of those.
 # "JPEG" covers MPO, which some phones write.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-# Zoom and rotation need pixels beyond the ones that the model sees (DESIGN.md, decision 1).
+# Zoom and rotation need pixels beyond the ones that the model sees (docs/decisions/0001).
 _STORED_SCALE = 1.15
 # Largest image that is decoded, width x height: Pillow's own limit, which by default it only warns of at this size.
 MAX_PIXELS = 89_478_485

@@ -83,6 +83,8 @@ def plot_slices(
         elif min(values) > 0 and max(values) > max(20 * min(values), 5 * float(np.median(values))):
             axis.set_xscale("log")  # most of them crowd at the low end
             axis.minorticks_off()
+        elif all(isinstance(value, int) for value in values):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         axis.scatter(values, recalls, s=22, color=TRAIN_COLOUR, alpha=0.55, linewidth=0)
         axis.scatter(
             values[:1], recalls[:1], s=44, facecolor="none", edgecolor=VAL_COLOUR, linewidth=1.6, clip_on=False

@@ -20,7 +20,7 @@ IntArray = npt.NDArray[np.int64]
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
 _PARTS = ("train", "val", "test")
-# One test split for ever (DESIGN.md, Three roles of data): no seed of a user may enter here.
+# One test split for ever (docs/decisions/0002): no seed of a user may enter here.
 _TEST_SALT = "test"
 
 

@@ -224,6 +224,16 @@ class _Run:
         )
         _log.info("continuing after epoch %d of %d", self.state.next_epoch, self.config.epochs)
 
+    def save(self, checkpoint_file: Path) -> None:
+        save_checkpoint(
+            checkpoint_file,
+            config=self.config,
+            state=self.state,
+            model=self.model,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+        )
+
     def finish(
         self,
         on_epoch: Callable[[EpochResult], str | None],
@@ -234,20 +244,14 @@ class _Run:
         while self.state.next_epoch < self.config.epochs:
             result = self.train_epoch(self.state.next_epoch, on_step)
             self.state.history.append(result.to_row(self.data.classes))
-            if checkpoint_file is not None:
-                save_checkpoint(
-                    checkpoint_file,
-                    config=self.config,
-                    state=self.state,
-                    model=self.model,
-                    optimizer=self.optimizer,
-                    scaler=self.scaler,
-                )
-            if reason := on_epoch(result):
+            if (reason := on_epoch(result) or "") or self.state.next_epoch == self.config.epochs:
                 return reason
-            waited = self.state.next_epoch - 1 - self.state.best_epoch
-            if 0 < self.config.patience <= waited and self.state.next_epoch < self.config.epochs:
+            waited = result.epoch - self.state.best_epoch
+            if 0 < self.config.patience <= waited:
                 return f"no better validation recall for {waited} epochs"
+            # Last, so that whoever continues from here has nothing of this epoch left to do.
+            if checkpoint_file is not None:
+                self.save(checkpoint_file)
         return ""
 
     def train_epoch(self, epoch: int, on_step: Callable[[int], None]) -> EpochResult:

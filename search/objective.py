@@ -105,7 +105,8 @@ class Objective:
         self.watcher.trial_starts(trial.number, config, len(reported))
 
         def on_epoch(result: EpochResult) -> str | None:
-            trial.report(result.val.recall, step=result.epoch)
+            if result.epoch not in reported:  # else the process died between this report and its checkpoint
+                trial.report(result.val.recall, step=result.epoch)
             self.watcher.epoch_done(result)
             is_last = result.epoch + 1 == config.epochs
             return PRUNED if not is_last and trial.should_prune() else None

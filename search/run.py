@@ -20,7 +20,7 @@ KEEP = 5
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="search.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m search.run", description=__doc__)
     parser.add_argument("--arch", required=True, help="mobilenet, efficientnet_b3, or any timm model name")
     parser.add_argument(
         "--trials",

@@ -2,13 +2,11 @@
 
 import dataclasses
 import logging
-import platform
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,11 @@ from core.loaders import open_source
 from core.manifest import Manifest
 from core.splits import Split, split_manifest
 from core.trainer import TrainData, Trainer, derive_seed
+from core.versions import installed_versions
 from core.weights import Weights, resolve_weights
 from search.space import Space, build_space
 
 DEMO_IMAGES = 600
-_PACKAGES = ("torch", "torchvision", "timm", "optuna", "numpy", "scikit-learn")
 _AUGMENT, _SAMPLER = 100, 101  # purposes that seeds are derived for
 
 _log = logging.getLogger(__name__)
@@ -214,7 +212,7 @@ def describe_study(setup: Setup) -> dict[str, Any]:
         "augment_seed": setup.fixed["augment_seed"],
         "sampler": settings.sampler,
         "pruner": settings.pruner,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "versions": installed_versions(),
         "command": shlex.join(["python", "-m", "search.run", *sys.argv[1:]]),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

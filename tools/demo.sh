@@ -5,7 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Small enough for five minutes on two cores, large enough that tuning and voting show a difference.
 readonly IMAGES=360 SIZE=96 TRIALS=3 EPOCHS=4
-readonly PYTHON=.venv/bin/python DATA=build/demo
+# A folder of its own: the demo must neither mix with real studies nor open their sealed test split.
+readonly PYTHON=.venv/bin/python DATA=demo/images STUDIES=demo/studies
 
 run() {
     printf '\n$ %s\n' "$*"
@@ -20,13 +21,14 @@ fi
 
 [[ -e $DATA/demo.json ]] || run "$PYTHON" -m core.demo "$DATA" --images "$IMAGES"
 for arch in mobilenet "$efficientnet"; do
-    run "$PYTHON" -m search.run --arch "$arch" --data "$DATA" --trials "$TRIALS" --epochs "$EPOCHS" --image-size "$SIZE"
+    run "$PYTHON" -m search.run --arch "$arch" --data "$DATA" --studies "$STUDIES" --trials "$TRIALS" --epochs "$EPOCHS" \
+        --image-size "$SIZE"
 done
-run "$PYTHON" -m ensemble.build studies/
+run "$PYTHON" -m ensemble.build "$STUDIES"
 
-cat <<'END'
+cat <<END
 
-The report:    studies/ensemble/report.html
-The dashboard: .venv/bin/optuna-dashboard studies/journal.log --artifact-dir studies/artifacts
+The report:    $STUDIES/ensemble/report.html
+The dashboard: .venv/bin/optuna-dashboard $STUDIES/journal.log --artifact-dir $STUDIES/artifacts --host 127.0.0.1
 Your images:   .venv/bin/python -m search.run --arch mobilenet --trials 50 --data FOLDER
 END

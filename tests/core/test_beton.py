@@ -1,4 +1,4 @@
-"""Every trap of FFCV 1.0.2's writer and reader (shared/FACTS.md) on the real FFCV."""
+"""Every trap of FFCV 1.0.2's writer and reader on the real FFCV."""
 
 import dataclasses
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The three sources give the same batches, and FFCV 1.0.2's traps (shared/FACTS.md) stay shut."""
+"""The three sources give the same batches, and FFCV 1.0.2's traps stay shut."""
 
 import logging
 import multiprocessing

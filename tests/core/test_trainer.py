@@ -129,9 +129,9 @@ def test_an_interrupted_run_continues_with_the_same_numbers(trainer: Trainer, tm
 
 def test_a_checkpoint_of_another_config_is_refused(trainer: Trainer, tmp_path: Path) -> None:
     checkpoint = tmp_path / "running.safetensors"
-    trainer.train(config(trainer, epochs=1, warmup_epochs=0.5), go_on, checkpoint_file=checkpoint)
+    trainer.train(config(trainer, epochs=2), go_on, checkpoint_file=checkpoint)
     with pytest.raises(InputError, match="must be of the same config as the run"):
-        trainer.train(config(trainer, epochs=2), go_on, checkpoint_file=checkpoint)
+        trainer.train(config(trainer, epochs=3), go_on, checkpoint_file=checkpoint)
 
 
 def test_frozen_parameters_and_statistics_do_not_move(trainer: Trainer) -> None:

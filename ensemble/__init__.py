@@ -1,0 +1,1 @@
+"""Soft voting over the trials that searches left in a studies folder."""

@@ -1,0 +1,227 @@
+"""Blends the best trials of a studies folder, and reports on the sealed test split.
+
+    python -m ensemble.build studies/
+
+Everything that can be refused is refused before anything is written. Then `ensemble.json` and the members' weights take
+their place as a whole, the opening of the test split is logged, and only then is it looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core import cli
+from core.errors import InputError
+from core.versions import installed_versions
+
+# torch, scikit-learn and matplotlib take seconds to import and --help must not: they are imported inside functions.
+if TYPE_CHECKING:
+    from ensemble.evaluation import Evaluation
+    from ensemble.inference import ImageSet
+    from ensemble.members import Selection
+    from ensemble.parts import Part
+    from ensemble.spec import EnsembleSpec
+    from ensemble.tables import Report
+
+_OWN_FILES = frozenset({"ensemble.json", "members", "metrics.json", "predictions.csv", "report.html", "report.md"})
+
+
+def build(args: argparse.Namespace, command: str) -> int:
+    """Builds the ensemble.
+
+    Args:
+        args: What `_parser` gives.
+        command: The command line, for the record.
+    """
+    from core.artifacts import StudiesFolder
+    from core.device import resolve_device
+    from ensemble.evaluation import evaluate
+    from ensemble.inference import assemble
+    from ensemble.members import choose_members, read_studies
+    from ensemble.parts import read_validation
+    from ensemble.report import write_report
+
+    if args.no_test and args.data is not None:
+        raise InputError("`--data` must not be given with --no-test, which opens no images. Leave one of them out.")
+    resolve_device(args.device)
+    studies = StudiesFolder(args.studies)
+    selection = choose_members(read_studies(studies, args.study), top_k=args.top_k, archs=args.archs)
+    _check_replaceable(studies.ensemble)
+    _announce(selection)
+    spec = _describe(selection, command)
+    val_part, val_probs_MNC = read_validation(selection.members)
+    validation = evaluate(val_probs_MNC, spec, val_part)
+    with ExitStack() as stack:
+        opened = None if args.no_test else _open_test(args, selection, spec, stack)
+        weights = [member.trial.model_file for member in selection.members]
+        ensemble = assemble(spec, weights, device=args.device)
+        _write_ensemble(studies.ensemble, spec, weights)
+        test, opening = None, 0
+        if opened is not None:
+            images, part = opened
+            opening = studies.log_test_opening(spec.split["test"], command)
+            cli.write(f"opening the test split, for the {_ordinal(opening)} time in this folder")
+            test = evaluate(ensemble.member_probas(images), spec, part)
+    report = _collect(spec, selection, validation, test, opening)
+    write_report(studies.ensemble, report)
+    _conclude(studies.ensemble, report)
+    return 0
+
+
+def _check_replaceable(folder: Path) -> None:
+    """A rebuild replaces the folder, so nobody else's files may be in it."""
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in _OWN_FILES) if folder.is_dir() else []
+    if strangers:
+        raise InputError(
+            f"{folder} must hold only what ensemble.build wrote, because it is replaced, but it holds {strangers[0]}. "
+            "Move that elsewhere."
+        )
+
+
+def _announce(selection: Selection) -> None:
+    for member in selection.members:
+        low, high = member.trial.recall_interval
+        recall = f"validation recall {member.trial.recall:.1%} ({low:.1%} to {high:.1%})"
+        cli.write(f"member    {member.name}, {member.study.arch}: {recall}")
+    for name, reason in selection.left_out:
+        cli.write(f"left out  {name}: {reason}")
+
+
+def _describe(selection: Selection, command: str) -> EnsembleSpec:
+    """What will stand in `ensemble.json`."""
+    from core.backbones import Arch
+    from ensemble.spec import MEMBERS_FOLDER, EnsembleSpec, MemberSpec
+
+    info = selection.members[0].study.info
+    members = []
+    for member in selection.members:
+        arch, study, trial = member.study.info["arch"], member.study.folder.name, member.trial
+        members.append(
+            MemberSpec(
+                study=study,
+                trial=trial.number,
+                arch=Arch(**{**arch, "mean": tuple(arch["mean"]), "std": tuple(arch["std"])}),
+                file=f"{MEMBERS_FOLDER}/{study}-{trial.number:04d}.safetensors",
+                weight=1 / len(selection.members),
+                prior=trial.prior,
+                recall=trial.recall,
+                recall_interval=trial.recall_interval,
+                best_epoch=trial.best_epoch,
+                config=trial.config,
+            )
+        )
+    return EnsembleSpec(
+        classes=tuple(info["data"]["classes"]),
+        members=tuple(members),
+        left_out=tuple(selection.left_out),
+        demo=info["demo"],
+        data=info["data"],
+        split=info["split"],
+        versions=installed_versions(),
+        command=command,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _open_test(
+    args: argparse.Namespace, selection: Selection, spec: EnsembleSpec, stack: ExitStack
+) -> tuple[ImageSet, Part]:
+    """Gets everything ready that the test split needs, so that nothing can be refused once it is open."""
+    from core.device import resolve_device
+    from ensemble.inference import ImageSet
+    from ensemble.parts import find_test
+
+    manifest, rows, part = find_test(selection.members[0].study, args.data)
+    images = stack.enter_context(ImageSet.of_manifest(manifest, rows, kind=args.source))
+    for member in spec.members:
+        images.source(member.arch.image_size, resolve_device(args.device))
+    return images, part
+
+
+def _write_ensemble(target: Path, spec: EnsembleSpec, weights: Sequence[Path]) -> None:
+    """Writes the ensemble's folder as a whole, in place of an older one."""
+    from core.files import written_aside
+
+    with written_aside(target) as aside:
+        for member, file in zip(spec.members, weights, strict=True):
+            (aside / member.file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, aside / member.file)
+        spec.write(aside)
+        if target.exists():
+            shutil.rmtree(target)
+
+
+def _collect(
+    spec: EnsembleSpec, selection: Selection, validation: Evaluation, test: Evaluation | None, opening: int
+) -> Report:
+    from ensemble.tables import Finding, Report
+
+    findings = [
+        Finding(study=s.folder.name, arch=s.arch, info=s.info, summary=s.folder.read_summary())
+        for s in selection.studies
+    ]
+    return Report(
+        spec=spec,
+        validation=validation,
+        test=test,
+        opening=opening,
+        histories=[member.trial.history() for member in selection.members],
+        findings=findings,
+    )
+
+
+def _conclude(folder: Path, report: Report) -> None:
+    from ensemble.tables import percent, span
+
+    scores = report.judged.blend
+    figures = f"{percent(scores.recall)} (95% interval {span(scores.interval)}; {report.sample})"
+    cli.write(f"macro recall on {report.judged_name}: {figures}")
+    cli.write(f"report: {folder / 'report.html'}")
+    cli.write(f"next: python -m ensemble.predict {shlex.quote(str(folder))} IMAGES --out predictions.csv")
+
+
+def _ordinal(n: int) -> str:
+    suffix = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{suffix}"
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ensemble.build",
+        description="Blend the best trials of each architecture by soft voting, and report on the sealed test split.",
+    )
+    parser.add_argument("studies", type=Path, help="folder that search.run wrote to; the result goes to its ensemble/")
+    parser.add_argument("--top-k", type=cli.positive_int, default=1, metavar="K", help="trials an architecture [1]")
+    parser.add_argument("--archs", type=_names, default=[], metavar="A,B", help="architectures that take part [all]")
+    parser.add_argument(
+        "--study", action="append", default=[], metavar="NAME", help="study that takes part; repeat it for more [all]"
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the images are, if they have moved")
+    parser.add_argument("--no-test", action="store_true", help="leave the test split sealed; report on validation only")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    parser.add_argument(
+        "--source", default="auto", choices=("auto", "resident", "ffcv", "torch"), help="how images are read [auto]"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    command = shlex.join(["python", "-m", "ensemble.build", *(sys.argv[1:] if argv is None else argv)])
+    return cli.run(lambda args: build(args, command), _parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Trained trials as classifiers of images.
+
+Shapes: N images, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from core.augment import Augmenter
+from core.backbones import Arch, build_classifier
+from core.cli import progress
+from core.device import resolve_device
+from core.errors import InputError
+from core.files import read_tensors
+from core.loaders import BatchSource, open_files, open_source
+from core.manifest import Manifest
+from core.trainer import EVAL_BATCH_SIZE, predict_proba
+from ensemble.spec import EnsembleSpec
+from ensemble.voting import SoftVotingEnsemble
+
+Rows = npt.NDArray[np.int64]
+
+
+class ImageSet:
+    """Images for members that see them at different sizes; what has been opened at a size serves all of that size.
+
+    Args:
+        rows: Rows of the images, in the order of every result.
+        open_at: Opens them at an image size, on a device.
+    """
+
+    def __init__(self, rows: Rows, open_at: Callable[[int, torch.device], BatchSource]) -> None:
+        self.rows = rows
+        self._open_at = open_at
+        self._sources: dict[tuple[int, torch.device], BatchSource] = {}
+
+    @classmethod
+    def of_files(cls, paths: Sequence[str | Path]) -> Self:
+        """New images, by their files."""
+        files = [Path(path) for path in paths]
+        return cls(
+            np.arange(len(files), dtype=np.int64),
+            lambda image_size, device: open_files(files, image_size=image_size, device=device),
+        )
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest, rows: Rows, *, kind: str = "auto") -> Self:
+        """Some rows of a manifest; `kind` is the kind of source, see `core.loaders.open_source`."""
+        return cls(
+            rows,
+            lambda image_size, device: open_source(
+                manifest, image_size=image_size, rows=rows, device=device, kind=kind
+            ),
+        )
+
+    def source(self, image_size: int, device: torch.device) -> BatchSource:
+        """The images at a size in pixels, on a device."""
+        key = (image_size, device)
+        if key not in self._sources:
+            self._sources[key] = self._open_at(image_size, device)
+        return self._sources[key]
+
+    def close(self) -> None:
+        """Closes whatever has been opened."""
+        while self._sources:
+            self._sources.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations
+    """A trained trial that behaves like a scikit-learn classifier of images.
+
+    Args:
+        weights_file: State dict of its model, safetensors.
+        arch: Its architecture, with size and normalisation.
+        classes: Class names, the order of its outputs.
+        device: Name of the device to compute on, see `core.device.resolve_device`.
+        batch_size: Images at a time; changes memory and time only.
+
+    Attributes:
+        classes_: Class names (C,).
+        model_: The network, on the device.
+    """
+
+    def __init__(
+        self,
+        weights_file: Path,
+        arch: Arch,
+        classes: Sequence[str],
+        *,
+        device: str = "auto",
+        batch_size: int = EVAL_BATCH_SIZE,
+    ) -> None:
+        self.weights_file = weights_file
+        self.arch = arch
+        self.classes = classes
+        self.device = device
+        self.batch_size = batch_size
+
+    def fit(self, X: Any = None, y: Any = None) -> Self:
+        """Loads the weights; the learning happened in the search, so that `X` and `y` are not looked at.
+
+        Raises:
+            InputError: The file of the weights is missing, damaged or another model's.
+        """
+        if not Path(self.weights_file).is_file():
+            raise InputError(
+                f"A member's weights must exist, but {self.weights_file} does not. Build the ensemble anew."
+            )
+        model = build_classifier(self.arch, num_classes=len(self.classes), weights=None, seed=0)
+        try:
+            model.load_state_dict(read_tensors(Path(self.weights_file)))
+        except RuntimeError as error:
+            raise InputError(
+                f"{self.weights_file} must hold the weights of {self.arch.timm_name} for {len(self.classes)} classes, "
+                "but its tensors don't fit. Use the versions that ensemble.json names, or build the ensemble anew."
+            ) from error
+        self.device_ = resolve_device(self.device)
+        self.model_ = model.to(device=self.device_, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.classes_ = np.asarray(self.classes)
+        return self
+
+    def predict_proba(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[np.float32]:
+        """Softmax probabilities, uncorrected (N, C), of an `ImageSet` or of paths to image files."""
+        check_is_fitted(self)
+        if not isinstance(X, ImageSet):
+            with ImageSet.of_files(X) as images:
+                return self.predict_proba(images)
+        source = X.source(self.arch.image_size, self.device_)
+        augmenter = Augmenter(
+            image_size=self.arch.image_size, mean=self.arch.mean, std=self.arch.std, seed=0, device=self.device_
+        )
+        with progress(f"classifying with {self.arch.name}", len(X.rows)) as bar:
+            return predict_proba(
+                self.model_, source, X.rows, augmenter=augmenter, batch_size=self.batch_size, on_batch=bar.advance
+            )
+
+    def predict(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[Any]:
+        """The class with the highest uncorrected probability (N,)."""
+        predicted_N: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        return predicted_N
+
+
+def load_ensemble(folder: Path, *, device: str = "auto") -> SoftVotingEnsemble:
+    """Loads what `ensemble.build` wrote, wherever the folder lies now.
+
+    Args:
+        folder: Holds `ensemble.json` and the members' weights.
+        device: Name of the device to compute on.
+
+    Raises:
+        InputError: The folder holds no ensemble, a damaged one, or one of a newer version.
+    """
+    spec = EnsembleSpec.read(folder)
+    return assemble(spec, [folder / member.file for member in spec.members], device=device)
+
+
+def assemble(spec: EnsembleSpec, files: Sequence[Path], *, device: str = "auto") -> SoftVotingEnsemble:
+    """Loads the members from their weights, a file each, and puts them together as the spec says.
+
+    Raises:
+        InputError: A file is missing, damaged or another model's.
+    """
+    members = [
+        (member.name, TrialClassifier(file, member.arch, spec.classes, device=device))
+        for member, file in zip(spec.members, files, strict=True)
+    ]
+    weights, priors = [member.weight for member in spec.members], [member.prior for member in spec.members]
+    return SoftVotingEnsemble(members, weights=weights, priors=priors).fit()

@@ -1,0 +1,65 @@
+"""The report as Markdown, for a terminal, a merge request or a paper's supplement."""
+
+import re
+from collections.abc import Iterator
+
+from ensemble import tables
+from ensemble.tables import Report, Table, percent, span
+
+# Whatever Markdown or the HTML that it may contain could take for markup.
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&])")
+
+
+def render_markdown(report: Report) -> str:
+    """The whole report."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    scores, spec = report.judged.blend, report.spec
+    yield f"# Ensemble report: {'sealed test split' if report.test else 'validation only'}\n"
+    if spec.demo:
+        yield "**DEMO. Procedural images; these figures say nothing about real lesions.**\n"
+    interval = f"95% interval {span(scores.interval)}; {report.sample}"
+    yield f"**Macro recall {percent(scores.recall)}** ({interval}) on {report.judged_name}.\n"
+    yield f"{tables.headline(report)} {tables.caution(report)}\n"
+    yield f"Accuracy, which is also the micro recall: {percent(scores.accuracy)}.\n"
+    yield "## Ensemble and members\n"
+    yield from _table(tables.classifiers(report))
+    for name, reason in spec.left_out:
+        yield f"Left out: {_escape(name)}, {_escape(reason)}.\n"
+    yield "## Recall of each class\n"
+    yield from _table(tables.class_recalls(report))
+    yield "## Confusion matrices\n"
+    for each in (scores, *report.judged.members):
+        yield f"### {_escape(each.name)}\n"
+        yield from _table(tables.confusion(each, spec.classes))
+    yield "## What the searches found\n"
+    for finding in report.findings:
+        yield f"### {_escape(finding.study)}\n\n{_escape(tables.trial_counts(finding))}\n"
+        if finding.summary.get("importance"):
+            shares = (f"{_escape(name)} {share:.0%}" for name, share in finding.summary["importance"].items())
+            yield f"Share of the recall's variance explained: {', '.join(shares)}.\n"
+        yield from _table(tables.best_trials(finding))
+    for title, table in (
+        ("The members' settings", tables.configs(report)),
+        ("Data and split", tables.data(report)),
+        ("Versions", tables.versions(report)),
+    ):
+        yield f"## {title}\n"
+        yield from _table(table)
+    yield "## Commands\n"
+    yield from (f"    {' '.join(command.split())}" for command in tables.commands(report))
+
+
+def _table(table: Table) -> Iterator[str]:
+    if not table.rows:
+        return
+    yield "| " + " | ".join(_escape(cell) for cell in table.header) + " |"
+    yield "|" + " --- |" * len(table.header)
+    yield from ("| " + " | ".join(_escape(cell) for cell in row) + " |" for row in table.rows)
+    yield ""
+
+
+def _escape(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,206 @@
+"""Which trials take part: the best of each architecture, on the same data, split and classes, better than chance."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.artifacts import StudiesFolder, StudyFolder, TrialRecord
+from core.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+    """A study's folder, and what its `study.json` says."""
+
+    folder: StudyFolder
+    info: dict[str, Any]
+
+    @property
+    def arch(self) -> str:
+        """The architecture's name, as its user wrote it."""
+        return str(self.info["arch"]["name"])
+
+    @property
+    def data_key(self) -> tuple[Any, ...]:
+        """What studies must share for their trials to vote together."""
+        data, split = self.info["data"], self.info["split"]
+        return (data["fingerprint"], split["train"], split["val"], split["test"], tuple(data["classes"]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Member:
+    """A trial that takes part, or might."""
+
+    study: Study
+    trial: TrialRecord
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        return f"{self.study.folder.name} #{self.trial.number}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Selection:
+    """What `choose_members` found.
+
+    Attributes:
+        members: Who votes, by architecture and rank.
+        studies: All studies that were looked at.
+        left_out: What does not take part and why, a pair each.
+    """
+
+    members: list[Member]
+    studies: list[Study]
+    left_out: list[tuple[str, str]]
+
+
+def read_studies(folder: StudiesFolder, names: Sequence[str] = ()) -> list[Study]:
+    """The studies that may vote together.
+
+    Without names, all those that aren't demo are meant, or all where there is nothing but demo.
+
+    Args:
+        folder: Where the studies lie.
+        names: Those to take; empty leaves the choice to us.
+
+    Raises:
+        InputError: There is no such folder or study, or they are of different data, splits or classes.
+    """
+    if not folder.root.is_dir():
+        raise InputError(
+            f"`studies` must be a folder, but {folder.root} is none. Give the one that search.run wrote to."
+        )
+    there = [_read(study) for study in folder.read_studies()]
+    if not there:
+        raise InputError(
+            f"`studies` must hold at least one study, but {folder.root} holds none. Run `python -m search.run` first, "
+            "or give the folder that its --studies named."
+        )
+    known = {study.folder.name: study for study in there}
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(
+            f"`--study` must be one of {', '.join(known)}, but got --study {unknown[0]}. Choose one of them."
+        )
+    if names:
+        chosen = [known[name] for name in dict.fromkeys(names)]
+    else:
+        chosen = [study for study in there if not study.info["demo"]] or there
+    _check_same_data(chosen)
+    return chosen
+
+
+def choose_members(studies: Sequence[Study], *, top_k: int = 1, archs: Sequence[str] = ()) -> Selection:
+    """Picks the best complete trials of each architecture whose weights are kept, over all its studies.
+
+    A trial whose validation interval reaches down to chance, 1 / C, is left out: a weak member adds nothing to a vote.
+
+    Args:
+        studies: Studies of the same data, split and classes.
+        top_k: Trials an architecture.
+        archs: Architectures that take part; empty for all that have a complete trial.
+
+    Raises:
+        InputError: An architecture is unknown or has too few trials, or nobody is better than chance.
+    """
+    by_arch: dict[str, list[Study]] = {}
+    for study in studies:
+        by_arch.setdefault(study.arch, []).append(study)
+    if unknown := [arch for arch in archs if arch not in by_arch]:
+        raise InputError(
+            f"`--archs` must be among {', '.join(by_arch)}, but got --archs {unknown[0]}. Choose from these."
+        )
+    members: list[Member] = []
+    left_out: list[tuple[str, str]] = []
+    for arch in archs or by_arch:
+        complete = _rank(by_arch[arch])
+        if not complete and not archs:
+            left_out.append((arch, "no trial of it is complete yet"))
+            continue
+        for member in _take(arch, complete, top_k):
+            chance = 1 / len(member.study.info["data"]["classes"])
+            if member.trial.recall_interval[0] > chance:
+                members.append(member)
+            else:
+                left_out.append((member.name, _explain_chance(member.trial, chance)))
+    if not members:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out)
+        raise InputError(
+            f"At least one trial must be complete and better than chance, but none is ({reasons}). "
+            "Let the search go on."
+        )
+    return Selection(members=members, studies=list(studies), left_out=left_out)
+
+
+def _read(folder: StudyFolder) -> Study:
+    study = Study(folder=folder, info=folder.read_study())
+    try:
+        # Touches all that is relied on later, so that a damaged file is named here and once.
+        _ = study.arch, study.data_key, study.info["demo"], study.info["data"]["root"], study.info["split"]["seed"]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder.root / 'study.json'} must describe a study, but lacks {error}. Restore it or remove the folder."
+        ) from error
+    return study
+
+
+def _check_same_data(studies: Sequence[Study]) -> None:
+    by_key: dict[tuple[Any, ...], list[Study]] = {}
+    for study in studies:
+        by_key.setdefault(study.data_key, []).append(study)
+    if len(by_key) == 1:
+        return
+    choices = "; ".join(
+        f"{' '.join(f'--study {s.folder.name}' for s in same)} ({_describe(same[0])})" for same in by_key.values()
+    )
+    raise InputError(
+        f"Studies must share data, split and classes to vote together, but these are of {len(by_key)} kinds. "
+        f"Choose one of them: {choices}."
+    )
+
+
+def _describe(study: Study) -> str:
+    data, demo = study.info["data"], "demo, " if study.info["demo"] else ""
+    count = len(data["classes"])
+    return f"{demo}{data['root']}, {data['images']:,} images, {count} classes, split seed {study.info['split']['seed']}"
+
+
+def _rank(studies: Sequence[Study]) -> list[Member]:
+    """Complete trials, the best first; equals in the order of study and number."""
+    trials = [Member(study=study, trial=trial) for study in studies for trial in study.folder.read_trials()]
+    return sorted((m for m in trials if m.trial.state == "complete"), key=lambda member: -member.trial.recall)
+
+
+def _take(arch: str, complete: list[Member], top_k: int) -> list[Member]:
+    """The `top_k` best whose weights are kept."""
+    kept = [member for member in complete if member.trial.has_model]
+    if not complete:
+        raise InputError(
+            f"`--archs` must have complete trials, but {arch} has none yet. Let its search go on or leave it out."
+        )
+    if not kept:
+        raise InputError(
+            f"Trials must have their weights kept to vote, but those of all {len(complete)} complete trials of {arch} "
+            "are deleted. Run its search again under another name (--study), or choose others with --archs."
+        )
+    if len(kept) < top_k:
+        raise InputError(
+            f"`--top-k` must be at most {len(kept)}, the complete trials of {arch} whose weights are kept, but got "
+            f"--top-k {top_k}. Lower it, or keep more weights while searching."
+        )
+    if kept[0] is not complete[0]:
+        _log.warning(
+            "%s is the best of %s, but its weights are deleted; %s is taken", complete[0].name, arch, kept[0].name
+        )
+    return kept[:top_k]
+
+
+def _explain_chance(trial: TrialRecord, chance: float) -> str:
+    low, high = trial.recall_interval
+    return (
+        f"not better than chance: validation recall {trial.recall:.1%}, interval {low:.1%} to {high:.1%}, "
+        f"reaches down to {chance:.1%}"
+    )

@@ -1,0 +1,111 @@
+"""The rows that an ensemble is judged on: validation, as the studies recorded it, and the sealed test split.
+
+Shapes: M members, N examples, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import InputError
+from core.manifest import Manifest
+from ensemble.members import Member, Study
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One part of the split.
+
+    Attributes:
+        images: Paths relative to the data folder (N,).
+        groups: Lesion of each (N,).
+        labels: True class of each, int64 (N,).
+    """
+
+    images: tuple[str, ...]
+    groups: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+
+
+def read_part(study: Study, name: str) -> Part:
+    """Reads one part (``train``, ``val`` or ``test``) from a study's `split.csv`.
+
+    Raises:
+        InputError: The file lacks rows or columns, or names a class that the study doesn't know.
+    """
+    number = {label: c for c, label in enumerate(study.info["data"]["classes"])}
+    try:
+        rows = [row for row in study.folder.read_split() if row["split"] == name]
+        images, groups = tuple(row["image"] for row in rows), tuple(row["group"] for row in rows)
+        labels = np.asarray([number[row["label"]] for row in rows], dtype=np.int64)
+    except (KeyError, FileNotFoundError) as error:
+        raise _damaged(study, str(error)) from error
+    if not rows:
+        raise _damaged(study, f"it has no {name} rows")
+    return Part(images=images, groups=groups, labels=labels)
+
+
+def read_validation(members: Sequence[Member]) -> tuple[Part, npt.NDArray[np.float32]]:
+    """The validation rows, and what each member believed of them when it was trained (M, N, C).
+
+    Raises:
+        InputError: The members' probabilities are not of the same rows.
+    """
+    part = read_part(members[0].study, "val")
+    expected = (len(part.images), len(members[0].study.info["data"]["classes"]))
+    probs = []
+    for member in members:
+        if read_part(member.study, "val").images != part.images:
+            raise _damaged(member.study, f"its val rows are not those of {members[0].study.folder.name}, in that order")
+        probs_NC = member.trial.val_probs()
+        if probs_NC.shape != expected:
+            raise InputError(
+                f"{member.trial.folder / 'val_probs.npy'} must be of shape {expected}, but is of {probs_NC.shape}. "
+                "Remove that trial's folder."
+            )
+        probs.append(probs_NC)
+    return part, np.stack(probs)
+
+
+def find_test(study: Study, data: Path | None = None) -> tuple[Manifest, npt.NDArray[np.int64], Part]:
+    """Finds the data that a study was made on, and its test rows.
+
+    Args:
+        study: Says where the data were and what they were.
+        data: Where they are now; None if they haven't moved.
+
+    Returns:
+        All images, the rows of the test split, and what they are.
+
+    Raises:
+        InputError: The data are not there, or not the same.
+    """
+    from core.datasets import load_manifest
+
+    root = data or Path(study.info["data"]["root"])
+    if not root.is_dir():
+        way_out = "Choose the right one." if data else "Say with --data where it is now, or build with --no-test."
+        raise InputError(f"The data folder of {study.folder.name} must exist, but {root} does not. {way_out}")
+    manifest = load_manifest(root)
+    expected = study.info["data"]["fingerprint"]
+    row_of = {path: row for row, path in enumerate(manifest.paths)}
+    images = read_part(study, "test").images
+    if manifest.fingerprint != expected or any(image not in row_of for image in images):
+        raise InputError(
+            f"The images, labels and lesions in {root} must be those that {study.folder.name} was searched on, but "
+            f"they have changed (fingerprint {manifest.fingerprint[:12]} instead of {expected[:12]}). Restore them, "
+            "give the right folder with --data, or run the searches again."
+        )
+    rows = np.asarray([row_of[image] for image in images], dtype=np.int64)
+    if manifest.fingerprint_of(rows) != study.info["split"]["test"]:
+        raise _damaged(study, "its test rows are not those that the study sealed")
+    groups = tuple(manifest.groups[row] for row in rows)
+    return manifest, rows, Part(images=images, groups=groups, labels=manifest.labels[rows])
+
+
+def _damaged(study: Study, reason: str) -> InputError:
+    path = study.folder.root / "split.csv"
+    return InputError(f"{path} must list the images of the study, but it is damaged: {reason}. Restore it.")

@@ -1,0 +1,111 @@
+"""Classifies new images with an ensemble.
+
+python -m ensemble.predict studies/ensemble photos/ --out predictions.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from core import cli
+from core.errors import InputError
+
+_NAMED_AT_MOST = 20  # bad files in one sentence
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Writes a row for each image: its path, the predicted class, and each class's probability."""
+    _check_out(args.out)
+    files = find_images(args.images)
+    from core.files import write_csv
+    from ensemble.decision import choose
+    from ensemble.inference import ImageSet, load_ensemble
+    from ensemble.spec import EnsembleSpec, probability_columns
+
+    spec = EnsembleSpec.read(args.ensemble)
+    _check_readable(files)
+    ensemble = load_ensemble(args.ensemble, device=args.device)
+    with ImageSet.of_files(files) as images:
+        probs_NC = ensemble.predict_proba(images)
+    chosen_N = choose(probs_NC)
+    rows = [
+        {"image": str(file), "predicted": spec.classes[c], **probability_columns(spec.classes, probs_C)}
+        for file, c, probs_C in zip(files, chosen_N, probs_NC.tolist(), strict=True)
+    ]
+    write_csv(args.out, rows)
+    counts = ", ".join(f"{(chosen_N == c).sum():,} {name}" for c, name in enumerate(spec.classes))
+    cli.write(f"{args.out}: {len(files):,} images ({counts})")
+    if spec.demo:
+        cli.write("DEMO: this ensemble learned from procedural images; its predictions mean nothing for real ones")
+    return 0
+
+
+def find_images(places: Sequence[Path]) -> list[Path]:
+    """Image files: those named, and those in the folders named, at any depth; each once, folders in sorted order.
+
+    Raises:
+        InputError: A place does not exist, or there is no image at all.
+    """
+    from core.images import SUFFIXES
+
+    if missing := [str(place) for place in places if not place.exists()]:
+        raise InputError(f"Images must exist, but {_enumerate(missing)} does not. Check the path.")
+    files: list[Path] = []
+    for place in places:
+        inside = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        files += inside if place.is_dir() else [place]
+    if not files:
+        where = ", ".join(str(place) for place in places)
+        raise InputError(f"`images` must hold at least one of {', '.join(sorted(SUFFIXES))}, but {where} holds none.")
+    return list(dict.fromkeys(files))
+
+
+def _check_out(out: Path) -> None:
+    """Finds out before the work that its result can be written."""
+    if out.is_dir():
+        raise InputError(f"`--out` must be a file, but got --out {out}, a folder. Name a file in it.")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise InputError(
+            f"`--out` must be in a folder that can be written to, but got --out {out}. Choose another place."
+        )
+
+
+def _check_readable(files: Sequence[Path]) -> None:
+    from core.inspection import inspect_images
+
+    reports = inspect_images(files)
+    if bad := [f"{file} ({report.problem})" for file, report in zip(files, reports, strict=True) if report.problem]:
+        raise InputError(
+            f"All images must be readable, but {len(bad):,} of {len(files):,} are not: {_enumerate(bad)}. "
+            "Replace them or leave them out."
+        )
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED_AT_MOST:,} more" if len(names) > _NAMED_AT_MOST else ""
+    return ", ".join(names[:_NAMED_AT_MOST]) + more
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ensemble.predict",
+        description="Classify images with an ensemble. The probabilities hold as if all classes were equally frequent.",
+    )
+    parser.add_argument("ensemble", type=Path, help="folder that ensemble.build wrote, wherever it lies now")
+    parser.add_argument("images", type=Path, nargs="+", help="image files, or folders that hold some at any depth")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV file to write")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    return cli.run(predict, _parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

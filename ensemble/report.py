@@ -1,0 +1,48 @@
+"""Writes what an ensemble's folder tells people and programs: report.html, report.md, metrics.json, predictions.csv."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.files import write_csv, write_json, written_aside
+from ensemble.decision import choose
+from ensemble.evaluation import Evaluation
+from ensemble.markdown import render_markdown
+from ensemble.page import render_page
+from ensemble.spec import probability_columns
+from ensemble.tables import Report
+
+FORMAT = 1  # of metrics.json
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Writes all four files; the page comes last."""
+    write_json(folder / "metrics.json", metrics(report))
+    write_csv(folder / "predictions.csv", _predictions(report.judged, report.spec.classes))
+    for name, text in (("report.md", render_markdown(report)), ("report.html", render_page(report))):
+        with written_aside(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+
+def metrics(report: Report) -> dict[str, Any]:
+    """The report's figures, as fractions; ``test`` is null where the test split was left sealed."""
+    test = None
+    if report.test is not None:
+        test = {"fingerprint": report.spec.split["test"], "opening": report.opening, **report.test.to_dict()}
+    return {
+        "format": FORMAT,
+        "demo": report.spec.demo,
+        "classes": list(report.spec.classes),
+        "test": test,
+        "validation": {"optimistic": True, **report.validation.to_dict()},
+    }
+
+
+def _predictions(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
+    part, probs_NC = evaluation.part, evaluation.probs_NC
+    columns = zip(part.images, part.groups, part.labels, choose(probs_NC), probs_NC.tolist(), strict=True)
+    return [
+        {"image": image, "lesion": group, "true_class": classes[truth], "predicted": classes[predicted]}
+        | probability_columns(classes, probs_C)
+        for image, group, truth, predicted, probs_C in columns
+    ]

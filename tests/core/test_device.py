@@ -1,0 +1,77 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.cache import cache_folder
+from core.device import autocast, available_cores, compute_dtype, describe_device, free_memory, resolve_device
+from core.durations import in_words
+from core.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_a_device_that_is_there() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device("auto").type == expected
+
+
+@pytest.mark.parametrize("name", ["toaster", "cuda:x", "cuda:-1", ""])
+def test_an_unknown_device_is_refused_with_the_choices(name: str) -> None:
+    with pytest.raises(InputError, match=f"must be one of auto, cpu, cuda, mps or cuda:N, but got --device={name}"):
+        resolve_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match=r"must be a device of this machine \(cpu"):
+        resolve_device("cuda")
+
+
+def test_the_cpu_computes_in_single_precision() -> None:
+    assert compute_dtype(CPU) == torch.float32
+    with autocast(CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.gpu
+def test_a_card_computes_in_half_precision() -> None:
+    with autocast(torch.device("cuda")):
+        product = torch.ones(2, 2, device="cuda") @ torch.ones(2, 2, device="cuda")
+    assert product.dtype == compute_dtype(torch.device("cuda")) in (torch.bfloat16, torch.float16)
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    assert available_cores() == len(os.sched_getaffinity(0))
+
+
+def test_free_memory_is_less_than_all_of_it() -> None:
+    assert 0 < free_memory(CPU) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_device_is_described() -> None:
+    assert describe_device(CPU).startswith("cpu, ")
+
+
+def test_the_cache_lies_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path / "here"))
+    assert cache_folder("pixels") == tmp_path / "here" / "pixels"
+    monkeypatch.delenv("DERMATUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder("pixels") == tmp_path / "xdg" / "dermatune" / "pixels"
+    assert (tmp_path / "xdg" / "dermatune" / "pixels").is_dir()
+
+
+def test_a_cache_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="Set DERMATUNE_CACHE to a folder that is"):
+        cache_folder("pixels")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(8.4, "8 s"), (89, "89 s"), (720, "12 min"), (12600, "3.5 h"), (181440, "2.1 days")]
+)
+def test_durations_are_said_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words

@@ -1,0 +1,109 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, recall_score
+
+from core.backbones import Arch
+from core.metrics import wilson_interval
+from ensemble.evaluation import Evaluation, evaluate
+from ensemble.parts import Part
+from ensemble.spec import EnsembleSpec, MemberSpec
+
+CLASSES = ("df", "mel", "nv")
+ARCH = Arch(name="a", timm_name="a", image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), weight_tag=None)
+
+
+def member(trial: int, weight: float, prior: tuple[float, ...]) -> MemberSpec:
+    return MemberSpec(
+        study="s",
+        trial=trial,
+        arch=ARCH,
+        file="f",
+        weight=weight,
+        prior=prior,
+        recall=0.5,
+        recall_interval=(0.4, 0.6),
+        best_epoch=0,
+        config={},
+    )
+
+
+def ensemble_of(*members: MemberSpec) -> EnsembleSpec:
+    return EnsembleSpec(
+        classes=CLASSES,
+        members=members,
+        left_out=(),
+        demo=False,
+        data={},
+        split={},
+        versions={},
+        command="",
+        created="",
+    )
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    """Two members, five images of four lesions, none of class df."""
+    part = Part(images=("1", "2", "3", "4", "5"), groups=("x", "x", "y", "z", "w"), labels=np.array([1, 1, 1, 2, 2]))
+    prior = (0.1, 0.2, 0.7)
+    rare = [0.1, 0.3, 0.6]  # corrected: 1 : 1.5 : 0.857, so mel; plain: nv
+    sure = [0.0, 0.1, 0.9]  # corrected: 0 : 0.5 : 1.286, so nv
+    first, second = [rare, rare, sure, sure, sure], [rare, sure, rare, sure, rare]
+    return evaluate(np.array([first, second]), ensemble_of(member(1, 0.5, prior), member(2, 0.5, prior)), part)
+
+
+def test_members_are_judged_after_prior_correction_with_argmax_beside(evaluation: Evaluation) -> None:
+    first, second = evaluation.members
+    assert first.confusion_CC.tolist() == [[0, 0, 0], [0, 2, 1], [0, 0, 2]]
+    assert first.recall == pytest.approx((2 / 3 + 1) / 2)
+    assert second.recall == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert (first.recall_argmax, first.accuracy, first.accuracy_argmax) == pytest.approx((0.5, 0.8, 0.4))
+    assert (first.name, second.name, evaluation.blend.name) == ("s #1", "s #2", "Ensemble")
+
+
+def test_blend_is_the_vote_of_corrected_members(evaluation: Evaluation) -> None:
+    rare, sure = np.array([1, 1.5, 6 / 7]), np.array([0, 0.5, 9 / 7])
+    expected = (rare / rare.sum() + sure / sure.sum()) / 2
+    np.testing.assert_allclose(evaluation.probs_NC[1], expected)
+    np.testing.assert_allclose(evaluation.probs_NC.sum(axis=1), 1)
+
+
+def test_recall_agrees_with_scikit_learn_to_the_last_digit(evaluation: Evaluation) -> None:
+    labels, predictions = evaluation.part.labels, evaluation.probs_NC.argmax(1)
+    assert evaluation.blend.recall == recall_score(labels, predictions, average="macro")
+    assert evaluation.blend.recall == balanced_accuracy_score(labels, predictions)
+
+
+def test_class_intervals_count_lesions_and_not_images(evaluation: Evaluation) -> None:
+    df, mel, nv = evaluation.members[0].per_class
+    assert (mel.images, mel.lesions) == (3, 2)
+    assert mel.interval == wilson_interval(2 / 3, 2)
+    assert (nv.images, nv.lesions, nv.recall) == (2, 2, 1.0)
+    assert (df.images, df.recall, df.interval) == (0, None, None)
+    assert (evaluation.images, evaluation.lesions) == (5, 4)
+
+
+def test_figures_survive_json_even_for_a_class_without_images(evaluation: Evaluation) -> None:
+    figures = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    assert figures["ensemble"]["classes"][0] == {
+        "name": "df",
+        "images": 0,
+        "lesions": 0,
+        "recall": None,
+        "interval": None,
+    }
+    low, high = figures["ensemble"]["macro_recall_interval"]
+    assert low <= figures["ensemble"]["macro_recall"] <= high
+
+
+def test_weights_decide_a_split_vote() -> None:
+    part = Part(images=("1",), groups=("x",), labels=np.array([1]))
+    even = (1 / 3, 1 / 3, 1 / 3)
+    probs = np.array([[[0.0, 0.6, 0.4]], [[0.0, 0.3, 0.7]]])
+    predicted = [
+        evaluate(probs, ensemble_of(member(1, weight, even), member(2, 1 - weight, even)), part).probs_NC.argmax()
+        for weight in (0.9, 0.5)
+    ]
+    assert predicted == [1, 2]

@@ -1,0 +1,173 @@
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.backbones import Arch
+from ensemble.evaluation import evaluate
+from ensemble.markdown import render_markdown
+from ensemble.page import render_page
+from ensemble.parts import Part
+from ensemble.report import metrics
+from ensemble.spec import EnsembleSpec, MemberSpec
+from ensemble.tables import Finding, Report, worst_confusions
+
+EVIL = '<script>alert("x")</script>|&`*'
+_VOID = {"meta", "img", "source", "br"}
+
+
+class Balance(HTMLParser):
+    """Collects tags, and fails on one that closes what isn't open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def make_report(*, demo: bool = False, test: bool = True, opening: int = 1, name: str = "s") -> Report:
+    classes = (f"df{name}", "mel", "nv")
+    arch = Arch(name=name, timm_name="a", image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), weight_tag=None)
+    member = MemberSpec(
+        study=name,
+        trial=1,
+        arch=arch,
+        file="f",
+        weight=1.0,
+        prior=(1 / 3, 1 / 3, 1 / 3),
+        recall=0.5,
+        recall_interval=(0.4, 0.6),
+        best_epoch=0,
+        config={"lr": 0.01, "note": name},
+    )
+    data = {"root": name, "layout": "l", "fingerprint": "f", "images": 8, "groups": 8, "grouped": True}
+    spec = EnsembleSpec(
+        classes=classes,
+        members=(member,),
+        left_out=((name, name),),
+        demo=demo,
+        data=data,
+        split={"seed": 0, "test": "t"},
+        versions={"torch": name},
+        command=f"build {name}",
+        created="now",
+    )
+    # True classes 1, 1, 1, 2; 3 of 4 right, so recalls of 2/3 and 1.
+    part = Part(images=("1", "2", "3", "4"), groups=("x", "x", "y", "z"), labels=np.array([1, 1, 1, 2]))
+    probs = np.array([[[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]]])
+    judged = evaluate(probs, spec, part)
+    summary = {
+        "trials": {"complete": 2, "pruned": 1, "failed": 0},
+        "best": [{"number": 1, "recall": 0.5, "recall_interval": [0.4, 0.6], "params": {name: 0.01}}],
+        "importance": {name: 0.4},
+        "slices": {name: [[0.01, 0.5], [0.1, 0.4]]},
+        "elapsed_s": 60.0,
+    }
+    info = {"versions": {"torch": name}, "command": f"search {name}"}
+    return Report(
+        spec=spec,
+        validation=judged,
+        test=judged if test else None,
+        opening=opening if test else 0,
+        histories=[[]],
+        findings=[Finding(study=name, arch=name, info=info, summary=summary)],
+    )
+
+
+def parse(page: str) -> Balance:
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    return parser
+
+
+def test_page_needs_nothing_from_outside() -> None:
+    parser = parse(render_page(make_report()))
+    addresses = [a[key] for _, a in parser.seen for key in ("src", "href", "srcset") if key in a]
+    assert addresses
+    assert all(address and address.startswith("data:image/svg+xml;base64,") for address in addresses)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in parser.seen}
+
+
+def test_page_escapes_whatever_comes_from_outside() -> None:
+    page = render_page(make_report(name=EVIL))
+    assert "<script" not in page
+    parser = parse(page)
+    assert {"script"}.isdisjoint(tag for tag, _ in parser.seen)
+    assert parser.text.count(EVIL) >= 10
+
+
+def test_markdown_escapes_whatever_comes_from_outside() -> None:
+    text = render_markdown(make_report(name=EVIL))
+    before_commands = text[: text.index("## Commands")]
+    assert not re.search(r"(?<!\\)<", before_commands)
+    rows = [line for line in before_commands.splitlines() if line.startswith("|")]
+    cells = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+    header = next(index for index, row in enumerate(rows) if "Macro recall" in row)
+    assert cells[header : header + 4] == [9] * 4
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_both_reports_show_the_same_figures(render: Any) -> None:
+    text = render(make_report())
+    # Macro recall (2/3 + 1) / 2, accuracy 3/4, recall of mel 2/3.
+    for figure in ("83.3", "75.0%", "66.7%", "4 images of 3 lesions"):
+        assert figure in text
+    assert metrics(make_report())["test"]["ensemble"]["macro_recall"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_micro_recall_is_named_once(render: Any) -> None:
+    assert render(make_report()).count("micro recall") == 1
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_only_demo_reports_are_stamped(render: Any) -> None:
+    assert "DEMO" in render(make_report(demo=True))
+    assert "DEMO" not in render(make_report())
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_reports_without_test_say_that_their_figures_are_optimistic(render: Any) -> None:
+    text = render(make_report(test=False))
+    assert "alidation only" in text
+    assert "figures here are optimistic" in text
+    assert "Validation recall (optimistic)" not in text.replace("\\", "")
+    assert metrics(make_report(test=False))["test"] is None
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_repeated_openings_are_told(render: Any) -> None:
+    assert "opened once, by this report, after the ensemble was final" in render(make_report())
+    assert "has been opened 3 times" in render(make_report(opening=3))
+
+
+def test_validation_stands_beside_test_and_is_called_optimistic() -> None:
+    page = render_page(make_report())
+    assert page.count("Validation recall (optimistic)") == 2
+    assert 'class="val"' in page
+
+
+def test_worst_confusions_are_by_share_of_the_true_class() -> None:
+    assert worst_confusions(make_report()) == ["mel taken for nv: 1 of 3 (33%)"]
+
+
+def test_study_that_has_no_summary_yet_is_reported_all_the_same() -> None:
+    report = make_report()
+    report.findings[0].summary.clear()
+    assert "has not written what it found yet" in render_page(report)
+    assert "has not written what it found yet" in render_markdown(report)

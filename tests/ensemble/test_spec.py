@@ -1,0 +1,125 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.backbones import Arch
+from core.errors import InputError
+from ensemble.spec import EnsembleSpec, MemberSpec
+
+ARCH = Arch(name="a", timm_name="a", image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), weight_tag=None)
+
+
+@pytest.fixture
+def spec() -> EnsembleSpec:
+    member = MemberSpec(
+        study="a",
+        trial=3,
+        arch=ARCH,
+        file="members/a-0003.safetensors",
+        weight=1.0,
+        prior=(0.25, 0.75),
+        recall=0.8,
+        recall_interval=(0.7, 0.9),
+        best_epoch=1,
+        config={"lr": 0.01},
+    )
+    return EnsembleSpec(
+        classes=("mel", "nv"),
+        members=(member,),
+        left_out=(("b #1", "not better than chance"),),
+        demo=False,
+        data={"root": "/data"},
+        split={"seed": 0},
+        versions={"torch": "2"},
+        command="python -m ensemble.build studies",
+        created="2026-01-01T00:00:00Z",
+    )
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    fields = json.loads((folder / "ensemble.json").read_text())
+    (folder / "ensemble.json").write_text(json.dumps({**fields, **changes}))
+
+
+def test_write_then_read_is_the_identity(spec: EnsembleSpec, tmp_path: Path) -> None:
+    spec.write(tmp_path)
+    assert EnsembleSpec.read(tmp_path) == spec
+
+
+def test_folder_without_ensemble_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"`ensemble` must be a folder with ensemble.json, but .* has none"):
+        EnsembleSpec.read(tmp_path)
+
+
+def test_newer_format_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None:
+    spec.write(tmp_path)
+    rewrite(tmp_path, format=2)
+    with pytest.raises(InputError, match=r"format 1 or older, but .* has format=2\. Update this project"):
+        EnsembleSpec.read(tmp_path)
+
+
+def test_other_decision_rule_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None:
+    spec.write(tmp_path)
+    rewrite(tmp_path, decision={"vote": "geometric"})
+    with pytest.raises(InputError, match="`decision` must be"):
+        EnsembleSpec.read(tmp_path)
+
+
+def test_file_that_is_cut_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None:
+    spec.write(tmp_path)
+    path = tmp_path / "ensemble.json"
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(InputError, match="must be JSON, but it is damaged"):
+        EnsembleSpec.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": None}, "it names no format"),
+        ({"members": []}, "it has no members"),
+        ({"members": [{"study": "a"}]}, "it lacks 'arch'"),
+        ({"members": 3}, "not iterable"),
+        ({"classes": ["mel"]}, "classes must be two names or more"),
+        ({"classes": ["mel", "nv", "df"]}, "the prior of a #3 must be 3 numbers"),
+    ],
+)
+def test_damage_is_told_with_its_reason(
+    spec: EnsembleSpec, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    spec.write(tmp_path)
+    rewrite(tmp_path, **change)
+    with pytest.raises(InputError, match=f"it is damaged: .*{reason}"):
+        EnsembleSpec.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"file": "../../secret"}, "must lie in its folder"),
+        ({"file": "/etc/passwd"}, "must lie in its folder"),
+        ({"weight": 0}, "must be above 0"),
+        ({"weight": "1"}, "must be above 0"),
+        ({"prior": ["a", "b"]}, "must be 2 numbers"),
+        ({"surplus": 1}, "unexpected keyword argument 'surplus'"),
+    ],
+)
+def test_damaged_member_is_told_with_its_reason(
+    spec: EnsembleSpec, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    spec.write(tmp_path)
+    member = json.loads((tmp_path / "ensemble.json").read_text())["members"][0]
+    rewrite(tmp_path, members=[{**member, **change}])
+    with pytest.raises(InputError, match=f"it is damaged: .*{reason}"):
+        EnsembleSpec.read(tmp_path)
+
+
+def test_missing_field_is_named(spec: EnsembleSpec, tmp_path: Path) -> None:
+    spec.write(tmp_path)
+    fields = json.loads((tmp_path / "ensemble.json").read_text())
+    del fields["data"]
+    (tmp_path / "ensemble.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="it is damaged: it lacks 'data'"):
+        EnsembleSpec.read(tmp_path)
