@@ -31,3 +31,22 @@ def test_the_weight_of_an_example_does_not_depend_on_its_batch() -> None:
     criterion = cross_entropy(torch.tensor([0.5, 2.5]), 0.0)
     alone = [criterion(logits[i : i + 1], labels[i : i + 1]) for i in range(4)]
     torch.testing.assert_close(criterion(logits, labels), torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_weights_do_not_move_the_target_that_smoothing_sets(label: int) -> None:
+    smoothing, weights = 0.2, torch.tensor([0.2, 1.0, 9.0])
+    logits = torch.zeros(1, 3, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9)
+    criterion = cross_entropy(weights, smoothing)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = criterion(logits, torch.tensor([label]))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    expected = torch.full((3,), smoothing / 3)
+    expected[label] += 1 - smoothing
+    torch.testing.assert_close(logits.detach().softmax(1)[0], expected, atol=1e-3, rtol=0)
