@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import InputError
-from core.files import read_csv, read_json, write_csv, write_json, write_tensors, written_aside
+from core.files import read_csv, read_json, write_array, write_csv, write_json, write_tensors, written_aside
 
 FORMAT = 1  # of everything below; raised when an older reader could misread it
 _TRIAL_FOLDER = re.compile(r"trial-(\d{4,})")
@@ -169,7 +169,7 @@ class StudyFolder:
             aside.mkdir()
             if history:
                 write_csv(aside / "history.csv", history)
-            np.save(aside / "val_probs.npy", val_probs_NC, allow_pickle=False)
+            write_array(aside / "val_probs.npy", val_probs_NC)
             if model is not None:
                 write_tensors(aside / MODEL_FILE, model)
             write_json(aside / "config.json", record.config)

@@ -94,7 +94,9 @@ class Augmenter:
         Returns:
             float32 (B, 3, H, H), channels_last, normalised.
         """
-        draws = uniform_draws(self.seed, rows_B, epoch)
+        # Wrapping 64-bit products are not promised on mps.
+        rows_B = rows_B.cpu() if rows_B.device.type == "mps" else rows_B
+        draws = uniform_draws(self.seed, rows_B, epoch).to(images_BCSS.device)
         signed = 2 * draws - 1
         strength = self._strength
         affine = _affine(

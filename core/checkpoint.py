@@ -19,6 +19,10 @@ from core.files import read_tensors_with_metadata, write_tensors
 _MODEL, _BEST, _OPTIMIZER, _SCALER = "model.", "best.", "optimizer.", "scaler"
 
 
+class CheckpointError(InputError):
+    """A checkpoint that a run cannot go on from."""
+
+
 @dataclasses.dataclass(kw_only=True)
 class RunState:
     """Where a run stands between two epochs.
@@ -79,13 +83,14 @@ def load_checkpoint(
     """Brings `model`, `optimizer` and `scaler` back to the end of the last epoch.
 
     Raises:
-        InputError: The file is damaged or of another config.
+        CheckpointError: The file is damaged or of another config.
     """
-    tensors, metadata = read_tensors_with_metadata(path)
+    try:
+        tensors, metadata = read_tensors_with_metadata(path)
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
     if metadata.get("config") != json.dumps(config.to_dict()):
-        raise InputError(
-            f"{path} must be of the same config as the run, but is not. Remove it to start the run afresh."
-        )
+        raise CheckpointError(f"{path} must be of the same config as the run, but is not. Remove it to start afresh.")
     model.load_state_dict(_under(_MODEL, tensors))
     slots: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in _under(_OPTIMIZER, tensors).items():

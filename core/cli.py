@@ -74,7 +74,9 @@ def progress(description: str, total: int) -> Iterator[Progress]:
 
     console = rich.console.Console(stderr=True)
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with rich.progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=sys.stdout.isatty()
+    ) as bars:
         task = bars.add_task(description, total=total)
 
         class Bar:
@@ -133,6 +135,13 @@ def _logging_to_stderr(level: int) -> Iterator[None]:
 def _refuse(program: str, sentence: str) -> int:
     sys.stderr.write(f"{program}: error: {sentence}\n")
     return EXIT_INPUT
+
+
+def natural_int(text: str) -> int:
+    """An argparse type: a whole number of at least 0."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, but got {text}")
+    return int(text)
 
 
 def positive_int(text: str) -> int:

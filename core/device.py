@@ -74,6 +74,18 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a run needs more memory than there is.
+
+    Only CUDA has a type of its own for it; the CPU's allocator and mps raise a plain RuntimeError.
+    """
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+
+
 def describe_device(device: torch.device) -> str:
     """The device in words, for logs and reports."""
     import torch

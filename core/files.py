@@ -4,29 +4,60 @@ import csv
 import json
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from core.errors import InputError
+
+_ASIDE = ".tmp"
 
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place at the end; on an error nothing is left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number: in containers several have the same.
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_ASIDE}")
     try:
         yield aside
         if aside.is_file():
-            with aside.open("rb+") as file:
-                os.fsync(file.fileno())
+            _sync(aside)
         os.replace(aside, path)
+        if os.name == "posix":  # elsewhere folders can't be opened
+            _sync(path.parent)
     finally:
         if aside.is_dir():
             shutil.rmtree(aside)
         aside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk holds what has been written, which outlasts a power cut."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path, *, older_than_s: float) -> None:
+    """Removes what processes that were killed had been writing aside in a folder.
+
+    Args:
+        folder: Where to look, not below it.
+        older_than_s: Younger ones may still be being written by others.
+    """
+    for path in folder.glob(f".*{_ASIDE}"):
+        with suppress(FileNotFoundError):  # its writer may be at work after all
+            if time.time() - path.stat().st_mtime >= older_than_s:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,13 +94,21 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Writes an array as npy without objects, aside and renamed."""
+    with written_aside(path) as aside, aside.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """Writes named tensors as safetensors, aside and renamed."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Not safetensors' own writer, whose error for a full disk is not an OSError and passes for a damaged file.
+    content = save(contiguous, metadata=dict(metadata or {}))
     with written_aside(path) as aside:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, aside, metadata=dict(metadata or {}))
+        aside.write_bytes(content)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

@@ -27,10 +27,10 @@ def class_weights(counts_C: npt.NDArray[np.int64], rebalance: float) -> npt.NDAr
 def cross_entropy(weights_C: torch.Tensor, label_smoothing: float) -> Criterion:
     """Cross entropy with label smoothing, weighted by class; the mean over the batch, in nats.
 
-    PyTorch's own class weights are not used, for two reasons. They weigh each smoothed share by the class it goes to, so
-    that smoothing would favour the rare classes: with both at work, an image that is certainly a naevus could be best
-    called something rare. And their mean divides by the batch's sum of weights, which makes the weight of a rare lesion
-    depend on who else is in its batch. Here a weight scales the loss of an example, whatever its target looks like.
+    PyTorch's own class weights are not used, for two reasons. They weigh each smoothed share by the class it goes
+    to, so that smoothing would favour the rare classes: with both at work, an image that is certainly a naevus could
+    be best called something rare. And their mean divides by the batch's sum of weights, which makes the weight of a
+    rare lesion depend on who else is in its batch. Here a weight scales an example's loss, whatever its target.
     """
 
     def criterion(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:

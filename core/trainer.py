@@ -138,6 +138,9 @@ class Trainer:
         self, *, arch: Arch, weights: Weights | None, data: TrainData, device: torch.device, seed: int
     ) -> None:
         self.arch, self.data, self.device, self.seed = arch, data, device, seed
+        if device.type == "cuda":
+            # Else the same trial would give other numbers, and a resumed one could not be held to an undisturbed one.
+            torch.backends.cudnn.deterministic = True
         model = build_classifier(arch, num_classes=len(data.classes), weights=weights, seed=seed)
         self.model: Classifier = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._first_state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
@@ -161,7 +164,8 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: The loss became NaN or infinite.
-            InputError: The config's depth is out of the model's range, or the checkpoint is not of this config.
+            InputError: The config's depth is out of the model's range.
+            CheckpointError: The checkpoint is damaged or of another config.
         """
         assert (config.arch, config.image_size, config.seed) == (self.arch.timm_name, self.arch.image_size, self.seed)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -183,7 +187,7 @@ class Trainer:
         """Seconds that an epoch of this config would take here, extrapolated from a few steps; changes nothing."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             run = _Run(self, config)
-            train_rows = self.data.train_rows[: config.batch_size * steps]
+            train_rows = _without_lone_last(self.data.train_rows[: config.batch_size * steps], config.batch_size)
             val_rows = self.data.val_rows[: EVAL_BATCH_SIZE * steps]
             run.train_rows_in_order(train_rows[: config.batch_size], 0)  # kernels choose their algorithms on first use
             train_s = _seconds(lambda: run.train_rows_in_order(train_rows, 0)) / len(train_rows)
@@ -378,14 +382,17 @@ def derive_seed(*parts: int) -> int:
 
 
 def epoch_order(train_rows: Rows, config: TrainConfig, epoch: int) -> Rows:
-    """The order in which an epoch visits the training rows: a function of (seed, trial, epoch).
-
-    A last batch of one image is left out, since batch normalisation has no variance to divide by; as the order changes,
-    every image is seen in other epochs.
-    """
+    """The order in which an epoch visits the training rows: a function of (seed, trial, epoch)."""
     rng = np.random.default_rng(derive_seed(config.seed, config.trial, epoch, _ORDER))
-    order = rng.permutation(train_rows)
-    return order[:-1] if len(order) > 1 and len(order) % config.batch_size == 1 else order
+    return _without_lone_last(rng.permutation(train_rows), config.batch_size)
+
+
+def _without_lone_last(order: Rows, batch_size: int) -> Rows:
+    """Leaves out a last batch of one image: batch normalisation has no variance to divide by.
+
+    As the order changes, every image is seen in other epochs.
+    """
+    return order[:-1] if len(order) > 1 and len(order) % batch_size == 1 else order
 
 
 def _check_finite(losses: list[torch.Tensor], epoch: int, last_step: int) -> None:

@@ -92,18 +92,17 @@ def find_test(study: Study, data: Path | None = None) -> tuple[Manifest, npt.NDA
     manifest = load_manifest(root)
     expected = study.info["data"]["fingerprint"]
     row_of = {path: row for row, path in enumerate(manifest.paths)}
-    images = read_part(study, "test").images
-    if manifest.fingerprint != expected or any(image not in row_of for image in images):
+    sealed = read_part(study, "test")
+    if manifest.fingerprint != expected or any(image not in row_of for image in sealed.images):
         raise InputError(
             f"The images, labels and lesions in {root} must be those that {study.folder.name} was searched on, but "
             f"they have changed (fingerprint {manifest.fingerprint[:12]} instead of {expected[:12]}). Restore them, "
             "give the right folder with --data, or run the searches again."
         )
-    rows = np.asarray([row_of[image] for image in images], dtype=np.int64)
+    rows = np.asarray([row_of[image] for image in sealed.images], dtype=np.int64)
     if manifest.fingerprint_of(rows) != study.info["split"]["test"]:
         raise _damaged(study, "its test rows are not those that the study sealed")
-    groups = tuple(manifest.groups[row] for row in rows)
-    return manifest, rows, Part(images=images, groups=groups, labels=manifest.labels[rows])
+    return manifest, rows, sealed
 
 
 def _damaged(study: Study, reason: str) -> InputError:

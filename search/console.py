@@ -1,5 +1,6 @@
 """What a search shows while it runs: bars over trials and epochs, one row per epoch, one line per trial."""
 
+import sys
 import time
 from types import TracebackType
 
@@ -25,7 +26,7 @@ class Console:
         epochs: Epochs of a trial.
         train_images: Images of an epoch.
         names: Parameters that the study searches.
-        timeout_s: Seconds after which the search stops; None for no limit.
+        deadline: When the search stops, by `time.monotonic`; None for never.
         best: The best recall so far; None without any.
     """
 
@@ -37,14 +38,20 @@ class Console:
         epochs: int,
         train_images: int,
         names: list[str],
-        timeout_s: float | None,
+        deadline: float | None,
         best: float | None,
     ) -> None:
         self._names, self._epochs, self._best = names, epochs, best
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._deadline = deadline
         console = rich.console.Console(stderr=True)
         columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-        self._bars = rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bars = rich.progress.Progress(
+            *columns,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),
+        )
         self._trials_bar = self._bars.add_task("trials", total=n_trials, completed=finished)
         self._epochs_bar = self._bars.add_task("epochs", total=epochs)
         self._images_bar = self._bars.add_task("images", total=train_images)
@@ -69,6 +76,10 @@ class Console:
     def step_done(self, images: int) -> None:
         """Moves the bar, and stops the trial where somebody asked for it or time is up."""
         self._bars.advance(self._images_bar, images)
+        self.check()
+
+    def check(self) -> None:
+        """Raises StoppedError where somebody asked for an end or time is up."""
         if stop_asked():
             raise StoppedError("it was asked to")
         if self._deadline is not None and time.monotonic() > self._deadline:

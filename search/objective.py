@@ -9,12 +9,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import TrialState
 
 from core.artifacts import StudyFolder, TrialRecord
+from core.checkpoint import CheckpointError
 from core.config import TrainConfig
+from core.device import is_out_of_memory
+from core.errors import InputError
 from core.metrics import bootstrap_interval, confusion_matrix, correct_prior
 from core.plots import figure_png, plot_confusion, plot_curves
 from core.trainer import EpochResult, NonFiniteLossError, Trainer, TrainResult
@@ -32,6 +34,9 @@ class StoppedError(Exception):
 
 class Watcher(Protocol):
     """Is told how trials come along, and may stop them."""
+
+    def check(self) -> None:
+        """Raises StoppedError where the search should stop."""
 
     def trial_starts(self, number: int, config: TrainConfig, epochs_done: int) -> None:
         """A trial begins, or continues after some epochs."""
@@ -54,6 +59,7 @@ class Objective:
         folder: Where finished trials go.
         artifact_store: Where the dashboard finds their pictures.
         trainer: Trains them, one after the other.
+        names: Parameters that every trial has.
         groups: Lesion of each validation row, for intervals.
         fixed: Fields of `TrainConfig` that no trial varies.
         keep: Number of best trials whose weights stay.
@@ -63,6 +69,7 @@ class Objective:
     folder: StudyFolder
     artifact_store: FileSystemArtifactStore
     trainer: Trainer
+    names: tuple[str, ...]
     groups: tuple[str, ...]
     fixed: dict[str, Any]
     keep: int
@@ -76,42 +83,54 @@ class Objective:
         """Runs one trial to its end and tells the study. A failure of ours is stored with the trial and not raised.
 
         Raises:
-            StoppedError: The trial was broken off. It stays as it is, and continues from its last epoch.
+            StoppedError, OSError, InputError: The trial was broken off, by somebody or by a full disk, say. It stays as
+                it is, and continues from its last epoch.
         """
         if (self.folder.trial_folder(trial.number) / "complete.json").is_file():
             # A process died between keeping the trial and telling Optuna.
             self._tell(study, trial, self.folder.read_trial(trial.number))
-            return
+        else:
+            self._try(study, trial)
+        self.folder.drop_models(self.keep)
+        self.folder.checkpoint_file(trial.number).unlink(missing_ok=True)
+
+    def _try(self, study: optuna.Study, trial: optuna.Trial) -> None:
         try:
             result = self._train(study, trial)
+        except (StoppedError, OSError, InputError):
+            raise
         except NonFiniteLossError as error:
             self._tell_infeasible(study, trial, str(error))
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            self._tell_infeasible(study, trial, f"out of memory: {_first_line(error)}")
-        except StoppedError:
-            raise
         except Exception as error:
-            self._tell_failure(study, trial, error)
+            if is_out_of_memory(error):
+                self._tell_infeasible(study, trial, f"out of memory: {_first_line(error)}")
+            else:
+                self._tell_failure(study, trial, error)
         else:
-            record = self._keep(trial, result)
-            self._tell(study, trial, record)
-            self.folder.drop_models(self.keep)
-        self.folder.checkpoint_file(trial.number).unlink(missing_ok=True)
+            self._tell(study, trial, self._keep(trial, result))
 
     def _train(self, study: optuna.Study, trial: optuna.Trial) -> TrainResult:
         config = self.config_of(trial)
         reported = study.trials[trial.number].intermediate_values
         checkpoint = self.folder.checkpoint_file(trial.number)
-        self.watcher.trial_starts(trial.number, config, len(reported))
+        self.watcher.trial_starts(trial.number, config, len(reported) if checkpoint.is_file() else 0)
 
         def on_epoch(result: EpochResult) -> str | None:
-            if result.epoch not in reported:  # else the process died between this report and its checkpoint
+            if result.epoch not in reported:  # else a process died between this report and its checkpoint
                 trial.report(result.val.recall, step=result.epoch)
             self.watcher.epoch_done(result)
             is_last = result.epoch + 1 == config.epochs
             return PRUNED if not is_last and trial.should_prune() else None
 
-        return self.trainer.train(config, on_epoch, checkpoint_file=checkpoint, on_step=self.watcher.step_done)
+        def train() -> TrainResult:
+            return self.trainer.train(config, on_epoch, checkpoint_file=checkpoint, on_step=self.watcher.step_done)
+
+        try:
+            return train()
+        except CheckpointError as error:
+            _log.warning("trial %d starts afresh: %s", trial.number, error)
+            checkpoint.unlink()
+            return train()
 
     def _keep(self, trial: optuna.Trial, result: TrainResult) -> TrialRecord:
         """Writes the trial's folder and its pictures."""
@@ -132,9 +151,10 @@ class Objective:
             elapsed_s=result.elapsed_s,
             reason=result.reason,
         )
-        self._upload_pictures(trial, result.history, confusion_matrix(labels_N, predictions_N, len(data.classes)))
         model = result.model if record.state == COMPLETE else None
-        return self.folder.write_trial(record, history=result.history, val_probs_NC=result.val_probs, model=model)
+        kept = self.folder.write_trial(record, history=result.history, val_probs_NC=result.val_probs, model=model)
+        self._upload_pictures(trial, result.history, confusion_matrix(labels_N, predictions_N, len(data.classes)))
+        return kept
 
     def _upload_pictures(self, trial: optuna.Trial, history: list[dict[str, float]], confusion_CC: np.ndarray) -> None:
         figures = {"curves.png": plot_curves(history), "confusion.png": plot_confusion(confusion_CC, self.classes)}

@@ -1,6 +1,5 @@
 """Which values are tried next, and which trials are ended early."""
 
-import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
@@ -13,7 +12,12 @@ MAX_WARMUP_EPOCHS = 5
 
 
 def build_sampler(name: str, *, seed: int) -> BaseSampler:
-    """A sampler; every argument that decides what it proposes is explicit, since defaults change between versions."""
+    """A sampler for one trial.
+
+    It draws from a generator of its own, which a restart would rewind. Seeding it anew for each trial makes a search
+    that was interrupted propose what an undisturbed one would have proposed. Every argument that decides what it
+    proposes is explicit, since defaults change between versions.
+    """
     match name:
         case "tpe":
             return TPESampler(
@@ -54,13 +58,3 @@ def build_pruner(name: str, *, epochs: int) -> BasePruner:
         case "none":
             return NopPruner()
     raise AssertionError(f"unknown pruner {name}")
-
-
-def settle(study: optuna.Study, *, sampler: str, pruner: str, epochs: int, seed: int) -> None:
-    """Gives a study its pruner, and a sampler seeded for its next trial.
-
-    A sampler draws from a generator of its own, which a restart would rewind. Seeding it anew for each trial makes a
-    search that was interrupted propose what an undisturbed one would have proposed.
-    """
-    study.sampler = build_sampler(sampler, seed=seed)
-    study.pruner = build_pruner(pruner, epochs=epochs)

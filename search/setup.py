@@ -5,7 +5,6 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from core.cache import cache_folder
 from core.cli import write
 from core.config import TrainConfig
 from core.datasets import load_manifest
-from core.demo import write_demo
+from core.demo import VERSION, write_demo
 from core.errors import InputError
 from core.loaders import open_source
 from core.manifest import Manifest
-from core.splits import Split, split_manifest
+from core.splits import Split, joined_groups, split_manifest
 from core.trainer import TrainData, Trainer, derive_seed
 from core.versions import installed_versions
 from core.weights import Weights, resolve_weights
@@ -133,9 +132,11 @@ def prepare(settings: Settings) -> Setup:
     weights = find_weights(settings, arch, folder)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
-    return Setup(
+    setup = Setup(
         settings=settings, arch=arch, manifest=manifest, split=split, weights=weights, space=space, folder=folder
     )
+    assert setup.known_good  # a config refuses values that break its rules: now, and not after an hour of decoding
+    return setup
 
 
 def start_or_continue(setup: Setup, study: optuna.Study) -> None:
@@ -167,7 +168,7 @@ def locate_data(folder: Path | None) -> Path:
     if Path("data").is_dir():
         return Path("data")
     write("NO --data GIVEN AND NO FOLDER data/: using built-in DEMO images. Their results say nothing about real skin.")
-    return write_demo(cache_folder("demo") / f"{DEMO_IMAGES}-images", images=DEMO_IMAGES)
+    return write_demo(cache_folder("demo") / f"{DEMO_IMAGES}-images-{VERSION}", images=DEMO_IMAGES)
 
 
 def find_weights(settings: Settings, arch: Arch, folder: StudyFolder) -> Weights:
@@ -220,16 +221,26 @@ def describe_study(setup: Setup) -> dict[str, Any]:
 
 def split_rows(manifest: Manifest, split: Split) -> list[dict[str, str]]:
     """The rows of `split.csv`, in the manifest's order."""
+    lesions = lesion_names(manifest)
     part_of_row = {int(row): part for part in ("train", "val", "test") for row in getattr(split, part)}
     return [
         {
             "image": manifest.paths[row],
             "label": manifest.classes[manifest.labels[row]],
-            "group": manifest.groups[row],
+            "group": lesions[row],
             "split": part_of_row[row],
         }
         for row in range(len(manifest))
     ]
+
+
+def lesion_names(manifest: Manifest) -> list[str]:
+    """The lesion of each row; lesions that are joined as near-duplicates go by the first one's name."""
+    joined_N = joined_groups(manifest)
+    first: dict[int, str] = {}
+    for group, name in sorted(zip(joined_N.tolist(), manifest.groups, strict=True)):
+        first.setdefault(group, name)
+    return [first[group] for group in joined_N.tolist()]
 
 
 def refuse_differences(study: dict[str, Any], now: dict[str, Any], name: str) -> None:
@@ -238,22 +249,28 @@ def refuse_differences(study: dict[str, Any], now: dict[str, Any], name: str) ->
     Raises:
         InputError: Something differs; it says what, and how to start another study.
     """
-    looks: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "architecture": lambda s: s["arch"]["timm_name"],
-        "image size": lambda s: s["arch"]["image_size"],
-        "data": lambda s: f"{s['data']['images']:,} images with fingerprint {s['data']['fingerprint'][:8]}",
-        "split": lambda s: f"seed {s['split']['seed']}, fingerprint {s['split']['val'][:8]}",
-        "space": lambda s: s["space"]["hash"][:8],
-        "weights": lambda s: f"{s['weights']['origin']}, hash {s['weights']['hash'][:8]}",
-        "epochs": lambda s: s["epochs"],
-        "patience": lambda s: s["patience"],
-    }
     try:
-        pairs = [(what, look(study), look(now)) for what, look in looks.items()]
-    except KeyError as error:
+        facts = [_identity(study), _identity(now)]
+    except (KeyError, TypeError) as error:
         raise InputError(f"The study.json of {name} must be whole, but lacks {error}. Restore it.") from error
-    if differing := [f"{what} (was {before}, now {after})" for what, before, after in pairs if before != after]:
+    pairs = [(what, facts[0][what], facts[1][what]) for what in facts[0]]
+    if differing := [f"{what} (was {was[1]}, now {is_[1]})" for what, was, is_ in pairs if was[0] != is_[0]]:
         raise InputError(
             f"The study {name} must be continued with what it was started with, but these differ: "
             f"{'; '.join(differing)}. Give what it was started with, or start another study with --study NAME."
         )
+
+
+def _identity(study: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """What makes trials comparable: to compare, and in words."""
+    data, split, weights = study["data"], study["split"], study["weights"]
+    return {
+        "architecture": (study["arch"]["timm_name"], study["arch"]["timm_name"]),
+        "image size": (study["arch"]["image_size"], str(study["arch"]["image_size"])),
+        "data": (data["fingerprint"], f"{data['images']:,} images with fingerprint {data['fingerprint'][:8]}"),
+        "split": ((split["train"], split["val"], split["test"]), f"seed {split['seed']}"),
+        "space": (study["space"]["hash"], study["space"]["hash"][:8]),
+        "weights": (weights["hash"], f"{weights['origin']}, hash {weights['hash'][:8]}"),
+        "epochs": (study["epochs"], str(study["epochs"])),
+        "patience": (study["patience"], str(study["patience"])),
+    }

@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 
 from core.artifacts import StudiesFolder, StudyFolder
 from core.errors import InputError
+from core.files import remove_leftovers
 
 METRIC = "validation macro recall"
 
@@ -108,6 +109,8 @@ def only_runner(folder: StudyFolder) -> Iterator[None]:
     lock = filelock.FileLock(folder.root / ".lock")
     try:
         with lock.acquire(timeout=0):
+            for leftovers in (folder.root, folder.checkpoint_file(0).parent):
+                remove_leftovers(leftovers, older_than_s=0)
             yield
     except filelock.Timeout as error:
         raise InputError(

@@ -12,7 +12,7 @@ from core.backbones import Arch, resolve_arch
 from core.config import TrainConfig
 from core.errors import InputError
 from core.sources import Batch, BatchSource
-from core.trainer import NonFiniteLossError, TrainData, Trainer, derive_seed, epoch_order, predict_proba
+from core.trainer import EpochResult, NonFiniteLossError, TrainData, Trainer, derive_seed, epoch_order, predict_proba
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")
@@ -104,20 +104,27 @@ class PowerCut(Exception):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_an_interrupted_run_continues_with_the_same_numbers(trainer: Trainer, tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize("moment", ["in the third epoch", "while the third epoch is reported"])
+def test_an_interrupted_run_continues_with_the_same_numbers(
+    trainer: Trainer, tmp_path: Path, optimizer: str, moment: str
+) -> None:
     wanted = config(trainer, epochs=4, optimizer=optimizer, schedule="plateau")
     undisturbed = trainer.train(wanted, go_on)
     steps = 0
 
-    def cut(images: int) -> None:
+    def cut_in_epoch(images: int) -> None:
         nonlocal steps
         steps += 1
-        if steps == 11:  # the third step of the third epoch
+        if steps == 11 and moment == "in the third epoch":
+            raise PowerCut
+
+    def cut_in_report(result: EpochResult) -> None:
+        if result.epoch == 2:
             raise PowerCut
 
     checkpoint = tmp_path / "running.safetensors"
     with pytest.raises(PowerCut):
-        trainer.train(wanted, go_on, checkpoint_file=checkpoint, on_step=cut)
+        trainer.train(wanted, cut_in_report, checkpoint_file=checkpoint, on_step=cut_in_epoch)
     trainer.train(config(trainer, lr=1e-2), go_on)
     epochs = []
     resumed = trainer.train(wanted, lambda result: epochs.append(result.epoch), checkpoint_file=checkpoint)

@@ -45,6 +45,9 @@ class RecordingWatcher:
         self.number = -1
         self.on_step: Any = lambda: None
 
+    def check(self) -> None:
+        """Nobody asks this watcher's search to stop between trials."""
+
     def trial_starts(self, number: int, config: TrainConfig, epochs_done: int) -> None:
         self.number = number
 
@@ -93,6 +96,7 @@ def objective(tmp_path: Path, tiny_trainer: Trainer, watcher: RecordingWatcher) 
         folder=StudiesFolder(tmp_path).study("tiny"),
         artifact_store=FileSystemArtifactStore(str(tmp_path / "artifacts")),
         trainer=tiny_trainer,
+        names=("lr",),
         groups=tuple(str(row) for row in tiny_trainer.data.val_rows),
         fixed={"arch": tiny_trainer.arch.timm_name, "image_size": 32, "epochs": 2, "unfreeze_depth": depth},
         keep=2,

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 
 import optuna
 import pytest
@@ -7,6 +8,7 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from core.errors import InputError
 from core.trainer import Trainer
 from search.loop import take_over
 from search.objective import Objective, StoppedError
@@ -88,7 +90,15 @@ class FailingTrainer(Trainer):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("tried to allocate 20 GiB"), MemoryError("no room")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("tried to allocate 20 GiB"),
+        MemoryError("no room"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 20 GB)"),
+    ],
+)
 def test_running_out_of_memory_teaches_the_sampler(
     study: optuna.Study, objective: Objective, error: BaseException
 ) -> None:
@@ -106,6 +116,31 @@ def test_a_failure_is_stored_with_type_text_and_traceback(study: optuna.Study, o
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs["reason"] == "RuntimeError: disk on fire"
     assert "raise self.error" in trial.user_attrs["traceback"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), InputError("an image is gone")])
+def test_what_the_user_can_mend_breaks_the_trial_off_and_loses_nothing(
+    study: optuna.Study, objective: Objective, error: Exception
+) -> None:
+    checkpoint = objective.folder.checkpoint_file(0)
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("earlier epochs")
+    failing = dataclasses.replace(objective, trainer=FailingTrainer(objective.trainer, error))
+    with pytest.raises(type(error), match=r"No space left|an image is gone"):
+        failing.run(study, ask(study))
+    assert study.trials[0].state == TrialState.RUNNING
+    assert checkpoint.read_text() == "earlier epochs"
+
+
+def test_a_damaged_checkpoint_costs_its_trial_only_the_epochs_in_it(
+    study: optuna.Study, objective: Objective, watcher: RecordingWatcher
+) -> None:
+    checkpoint = objective.folder.checkpoint_file(0)
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("no tensors")
+    objective.run(study, ask(study))
+    assert study.trials[0].state == TrialState.COMPLETE
+    assert watcher.epochs == [(0, 0), (0, 1)]
 
 
 def test_only_the_best_keep_their_weights(study: optuna.Study, objective: Objective) -> None:
@@ -129,11 +164,10 @@ def test_a_stopped_trial_continues_under_its_number_with_the_same_history(
         objective.run(study, ask(study))
     assert study.trials[0].state == TrialState.RUNNING
     watcher.on_step = lambda: None
-    again = take_over(study)
+    again = take_over(study, objective.names)
     assert again is not None
     objective.run(study, again)
     assert watcher.epochs == [(0, 0), (0, 1)]
-    study.tell(ask(study), state=TrialState.FAIL)
     [record] = objective.folder.read_trials()
     assert record.number == 0
     assert not objective.folder.checkpoint_file(0).exists()
@@ -146,7 +180,7 @@ def test_a_trial_that_was_kept_but_never_told_is_told_without_training(
     trial = ask(study)
     record = objective._keep(trial, objective._train(study, trial))
     watcher.epochs.clear()
-    again = take_over(study)
+    again = take_over(study, objective.names)
     assert again is not None
     objective.run(study, again)
     assert watcher.epochs == []

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from PIL import Image
 
@@ -77,7 +78,7 @@ def test_the_same_command_with_more_trials_continues(
     ("arguments", "sentence"),
     [
         (["--epochs", "3"], r"these differ: epochs \(was 2, now 3\)\. .* --study NAME"),
-        (["--epochs", "2", "--seed", "1"], r"these differ: split \(was seed 0, .*, now seed 1"),
+        (["--epochs", "2", "--seed", "1"], r"these differ: split \(was seed 0, now seed 1\)"),
         (["--epochs", "2", "--image-size", "64"], r"these differ: image size \(was 32, now 64\)"),
     ],
 )
@@ -102,7 +103,9 @@ def test_a_study_of_other_data_is_refused(searched: Path, tmp_path: Path, capsys
         (["--sampler", "magic"], "`--sampler` must be one of tpe, gp, random, but got --sampler=magic"),
         (["--pruner", "axe"], "`--pruner` must be one of median, percentile, hyperband, none, but got --pruner=axe"),
         (["--device", "toaster"], "`--device` must be one of auto, cpu, cuda, mps"),
+        (["--source", "bogus"], "`--source` must be one of auto, resident, ffcv, torch, but got --source=bogus"),
         (["--study", "../escape"], "A study's name must be"),
+        (["--image-size", "16"], "`image_size` must be at least 32 pixels, but got image_size=16"),
         (["--weights", "no/such/file"], "no/such/file"),
     ],
 )
@@ -154,14 +157,49 @@ def test_a_search_whose_trials_fail_alike_stops_with_the_counts(
     assert summary["trials"] == {"complete": 0, "pruned": 0, "failed": 3}
 
 
-def test_a_search_stops_at_its_timeout_and_the_same_command_continues(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = [*SMALL, "--data", images, "--studies", tmp_path, "--trials", 2, "--epochs", 400, "--patience", 0]
-    assert search(*command, "--timeout", 2) == 0
+class StopAfter:
+    """Stands for `stop_asked`: somebody presses Ctrl-C after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def __call__(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+def test_a_search_stops_at_its_timeout(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*SMALL, "--data", images, "--studies", tmp_path, "--trials", 2, "--epochs", 4000, "--patience", 0]
+    assert search(*command, "--timeout", 1) == 0
     assert "The search stopped because the --timeout is over. The same command continues it." in capsys.readouterr().out
-    assert search(*command, "--timeout", 2) == 0
-    assert re.search(r"trial 0, continued after epoch \d+:", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("pruner", "judge"), [("none", "NopPruner"), ("percentile", "PercentilePruner")])
+def test_a_stopped_trial_continues_under_the_pruner_that_was_asked_for(
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    pruner: str,
+    judge: str,
+) -> None:
+    judges = []
+
+    def should_prune(trial: optuna.Trial) -> bool:
+        judges.append(type(trial.study.pruner).__name__)
+        return False
+
+    monkeypatch.setattr(optuna.Trial, "should_prune", should_prune)
+    command = [*SMALL, "--data", images, "--studies", tmp_path, "--trials", 1, "--epochs", 5, "--pruner", pruner]
+    monkeypatch.setattr("search.console.stop_asked", StopAfter(6))  # an epoch has two steps of 32 images
+    assert search(*command) == 0
+    assert "The search stopped because it was asked to." in capsys.readouterr().out
+    judges.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(optuna.Trial, "should_prune", should_prune)
+    assert search(*command) == 0
+    assert re.search(r"trial 0, continued after epoch \d:", capsys.readouterr().out)
+    assert set(judges) == {judge}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -180,7 +218,7 @@ def test_a_search_survives_signals(images: Path, tmp_path: Path, number: signal.
     if number != signal.SIGKILL:
         assert process.returncode == 0
         assert "The search stopped because it was asked to. The same command continues it." in output
-    assert search(*command[3:], "--timeout", 1) == 0
+    assert search(*command[3:], "--timeout", 3) == 0
     history = json.loads((folder / "summary.json").read_text())
     assert history["trials"] == {"complete": 0, "pruned": 0, "failed": 0}
     assert list(folder.glob("running/trial-0000.safetensors"))

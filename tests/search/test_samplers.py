@@ -3,13 +3,13 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from search.samplers import PRUNERS, SAMPLERS, build_pruner, build_sampler, settle, warmup_epochs
+from search.samplers import PRUNERS, SAMPLERS, build_pruner, build_sampler, warmup_epochs
 
 RANGES = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "drop_rate": FloatDistribution(0, 0.5)}
 
 
 def propose(study: optuna.Study, sampler: str, number: int) -> dict[str, float]:
-    settle(study, sampler=sampler, pruner="none", epochs=5, seed=1000 + number)
+    study.sampler = build_sampler(sampler, seed=1000 + number)
     trial = study.ask(fixed_distributions=RANGES)
     study.tell(trial, -trial.params["lr"])
     return trial.params
