@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core import cli
+from core.demo_layout import MARKER
 from core.errors import InputError
 from core.manifest import Manifest
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from core.splits import Split
 
 _log = logging.getLogger(__name__)
-
-DEMO_MARKER = "demo.json"  # core.demo writes it beside the table
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -54,7 +53,7 @@ def load_manifest(folder: Path) -> Manifest:
         sha256=tuple(report.sha256 for report in reports),
         phashes=tuple(report.phash for report in reports),
         grouped=found.grouped,
-        demo=(listing.root / DEMO_MARKER).is_file(),
+        demo=(listing.root / MARKER).is_file(),
     )
 
 

@@ -20,16 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli
+from core.demo_layout import COLUMNS, MARKER, METADATA, PARTS
 from core.device import available_cores
 from core.errors import InputError
 
 if TYPE_CHECKING:
     from core.demo_lesions import Lesion
 
-MARKER = "demo.json"
-METADATA = "HAM10000_metadata.csv"
-PARTS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
-COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 # Raised whenever the same seed gives other images than before.
 VERSION = 1
 JPEG_QUALITY = 90

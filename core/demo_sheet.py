@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from core.demo import METADATA, PARTS
+from core.demo_layout import METADATA, PARTS
 from core.errors import InputError
 
 NAMES = {

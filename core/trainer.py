@@ -14,28 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from core.archs import Arch
 from core.augment import Augmenter
-from core.backbones import Arch, build_classifier
+from core.backbones import build_classifier
 from core.checkpoint import RunState, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
 from core.device import autocast, compute_dtype
+from core.evaluation import EVAL_BATCH_SIZE, Evaluation, evaluate, predict_proba
 from core.losses import Criterion, class_weights, cross_entropy
-from core.metrics import (
-    accuracy,
-    confusion_matrix,
-    correct_prior,
-    macro_recall,
-    negative_log_likelihood,
-    recall_per_class,
-)
 from core.optim import build_optimizer, learning_rate
+from core.seeds import DROPOUT, derive_seed, epoch_order, without_lone_last
 from core.sources import Batch, BatchSource
 from core.weights import Weights
 
 Rows = npt.NDArray[np.int64]
 
-EVAL_BATCH_SIZE = 128
 # Looking at a loss makes the CPU wait for the GPU; every 50 steps that costs nothing, and no more than 50 are wasted.
 FINITE_CHECK_STEPS = 50
 
@@ -67,16 +61,6 @@ class TrainData:
     train_rows: Rows
     val_rows: Rows
     classes: tuple[str, ...]
-
-
-class Evaluation(NamedTuple):
-    """How probabilities fare against the truth."""
-
-    loss: float  # mean negative log likelihood of the uncorrected probabilities, nats
-    accuracy: float  # of the plain argmax
-    recall: float  # macro, of argmax p / prior
-    recall_argmax: float  # macro, of the plain argmax
-    recalls: tuple[float, ...]  # per class, of argmax p / prior
 
 
 class EpochResult(NamedTuple):
@@ -187,7 +171,7 @@ class Trainer:
         """Seconds that an epoch of this config would take here, extrapolated from a few steps; changes nothing."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             run = _Run(self, config)
-            train_rows = _without_lone_last(self.data.train_rows[: config.batch_size * steps], config.batch_size)
+            train_rows = without_lone_last(self.data.train_rows[: config.batch_size * steps], config.batch_size)
             val_rows = self.data.val_rows[: EVAL_BATCH_SIZE * steps]
             run.train_rows_in_order(train_rows[: config.batch_size], 0)  # kernels choose their algorithms on first use
             train_s = _seconds(lambda: run.train_rows_in_order(train_rows, 0)) / len(train_rows)
@@ -290,7 +274,7 @@ class _Run:
         """Takes a step for each batch; returns each row's probabilities (N, C) before its step, and the last rate."""
         config, steps = self.config, -(-len(order) // self.config.batch_size)
         recalls = [row["val_recall"] for row in self.state.history]
-        torch.manual_seed(derive_seed(config.seed, config.trial, epoch, _DROPOUT))
+        torch.manual_seed(derive_seed(config.seed, config.trial, epoch, DROPOUT))
         self.model.train()
         probs: list[torch.Tensor] = []
         unchecked: list[torch.Tensor] = []
@@ -323,76 +307,6 @@ class _Run:
 
     def predict_val(self, rows: Rows) -> npt.NDArray[np.float32]:
         return predict_proba(self.model, self.data.source, rows, augmenter=self.augmenter)
-
-
-def predict_proba(
-    model: Classifier,
-    source: BatchSource,
-    rows: Rows,
-    *,
-    augmenter: Augmenter,
-    batch_size: int = EVAL_BATCH_SIZE,
-    on_batch: Callable[[int], None] | None = None,
-) -> npt.NDArray[np.float32]:
-    """Softmax probabilities of whole, unaugmented images.
-
-    Args:
-        model: On the source's device; left in evaluation mode.
-        source: Gives the images.
-        rows: Which ones, in the order of the result.
-        augmenter: Knows the model's size and normalisation.
-        batch_size: Images at a time; changes memory and time only.
-        on_batch: Called with the number of images after each batch.
-
-    Returns:
-        float32 (N, C), rows summing to 1; not corrected for the prior.
-    """
-    model.eval()
-    probs: list[torch.Tensor] = []
-    with torch.inference_mode():
-        for batch in source.batches(rows, batch_size=batch_size):
-            with autocast(batch.images.device):
-                logits_BC = model(augmenter.eval_view(batch.images))
-            probs.append(logits_BC.float().softmax(1))
-            if on_batch is not None:
-                on_batch(len(batch.rows))
-    return torch.cat(probs).cpu().numpy()
-
-
-def evaluate(labels_N: Rows, probs_NC: npt.NDArray[np.float32], prior_C: npt.NDArray[np.float64]) -> Evaluation:
-    """Judges uncorrected probabilities, raw and corrected for the prior."""
-    num_classes = len(prior_C)
-    raw_CC = confusion_matrix(labels_N, probs_NC.argmax(1), num_classes)
-    corrected_CC = confusion_matrix(labels_N, correct_prior(probs_NC, prior_C).argmax(1), num_classes)
-    return Evaluation(
-        loss=negative_log_likelihood(labels_N, probs_NC),
-        accuracy=accuracy(raw_CC),
-        recall=macro_recall(corrected_CC),
-        recall_argmax=macro_recall(raw_CC),
-        recalls=tuple(recall_per_class(corrected_CC).tolist()),
-    )
-
-
-_ORDER, _DROPOUT = 0, 1  # purposes that seeds are derived for
-
-
-def derive_seed(*parts: int) -> int:
-    """A seed that differs wherever any part does; sums of seeds would collide (seed 0, epoch 1 and seed 1, epoch 0)."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
-
-
-def epoch_order(train_rows: Rows, config: TrainConfig, epoch: int) -> Rows:
-    """The order in which an epoch visits the training rows: a function of (seed, trial, epoch)."""
-    rng = np.random.default_rng(derive_seed(config.seed, config.trial, epoch, _ORDER))
-    return _without_lone_last(rng.permutation(train_rows), config.batch_size)
-
-
-def _without_lone_last(order: Rows, batch_size: int) -> Rows:
-    """Leaves out a last batch of one image: batch normalisation has no variance to divide by.
-
-    As the order changes, every image is seen in other epochs.
-    """
-    return order[:-1] if len(order) > 1 and len(order) % batch_size == 1 else order
 
 
 def _check_finite(losses: list[torch.Tensor], epoch: int, last_step: int) -> None:

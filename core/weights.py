@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core import hub
-from core.backbones import Arch, pretrained_cfg
+from core.archs import Arch, pretrained_cfg
 from core.errors import InputError
 from core.files import write_tensors
 from core.weight_files import read_weight_file

@@ -97,7 +97,7 @@ def _announce(selection: Selection) -> None:
 
 def _describe(selection: Selection, command: str) -> EnsembleSpec:
     """What will stand in `ensemble.json`."""
-    from core.backbones import Arch
+    from core.archs import Arch
     from ensemble.spec import MEMBERS_FOLDER, EnsembleSpec, MemberSpec
 
     info = selection.members[0].study.info

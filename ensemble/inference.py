@@ -14,15 +14,16 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from core.archs import Arch
 from core.augment import Augmenter
-from core.backbones import Arch, build_classifier
+from core.backbones import build_classifier
 from core.cli import progress
 from core.device import resolve_device
 from core.errors import InputError
+from core.evaluation import EVAL_BATCH_SIZE, predict_proba
 from core.files import read_tensors
 from core.loaders import BatchSource, open_files, open_source
 from core.manifest import Manifest
-from core.trainer import EVAL_BATCH_SIZE, predict_proba
 from ensemble.spec import EnsembleSpec
 from ensemble.voting import SoftVotingEnsemble
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from core.backbones import Arch
+from core.archs import Arch
 from core.errors import InputError
 from core.files import read_json, write_json
 from ensemble.decision import RULE, check_rule

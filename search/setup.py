@@ -13,8 +13,9 @@ import numpy as np
 import optuna
 import torch
 
+from core.archs import Arch, resolve_arch
 from core.artifacts import StudiesFolder, StudyFolder
-from core.backbones import Arch, build_classifier, resolve_arch
+from core.backbones import build_classifier
 from core.cache import cache_folder
 from core.cli import write
 from core.config import TrainConfig
@@ -23,14 +24,14 @@ from core.demo import VERSION, write_demo
 from core.errors import InputError
 from core.loaders import open_source
 from core.manifest import Manifest
+from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.splits import Split, joined_groups, split_manifest
-from core.trainer import TrainData, Trainer, derive_seed
+from core.trainer import TrainData, Trainer
 from core.versions import installed_versions
 from core.weights import Weights, resolve_weights
 from search.space import Space, build_space
 
 DEMO_IMAGES = 600
-_AUGMENT, _SAMPLER = 100, 101  # purposes that seeds are derived for
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Setup:
             "warmup_epochs": min(0.5, settings.epochs / 2),
             "patience": settings.patience,
             "seed": settings.seed,
-            "augment_seed": derive_seed(settings.seed, _AUGMENT),
+            "augment_seed": derive_seed(settings.seed, AUGMENT),
         }
 
     @property
@@ -97,7 +98,7 @@ class Setup:
 
     def sampler_seed(self, number: int) -> int:
         """Seed of the sampler for a trial; 32 bits, as NumPy's older generators take no more."""
-        return derive_seed(self.settings.seed, _SAMPLER, number) % 2**32
+        return derive_seed(self.settings.seed, SAMPLER, number) % 2**32
 
     def open_trainer(self) -> Trainer:
         """Decodes or opens the pixels and builds the model. The test rows' pixels stay closed."""

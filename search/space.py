@@ -74,76 +74,52 @@ def build_space(timm_name: str, max_unfreeze_depth: int, *, pretrained: bool) ->
 
 def mobilenet(max_unfreeze_depth: int) -> Space:
     """MobileNets: small and hard to overfit, so they stand high rates, little dropout and deep unfreezing."""
-    return Space(
-        distributions={
-            "lr": FloatDistribution(1e-4, 1e-2, log=True),
-            "drop_rate": FloatDistribution(0.0, 0.5),
-            "unfreeze_depth": IntDistribution(0, max_unfreeze_depth),
-            **_shared_distributions(),
-        },
-        known_good={
-            "lr": 1e-3,
-            "drop_rate": 0.2,
-            "unfreeze_depth": min(5, max_unfreeze_depth),
-            **_shared_known_good(),
-        },
-    )
+    depth = min(5, max_unfreeze_depth)
+    return _space(max_unfreeze_depth, lr=(1e-4, 1e-3, 1e-2), drop_rate=(0.0, 0.2, 0.5), first_depth=depth)
 
 
 def efficientnet(max_unfreeze_depth: int) -> Space:
     """EfficientNets: wider heads want more dropout, and squeeze-and-excitation lower rates."""
-    return Space(
-        distributions={
-            "lr": FloatDistribution(5e-5, 5e-3, log=True),
-            "drop_rate": FloatDistribution(0.1, 0.6),
-            "unfreeze_depth": IntDistribution(0, max_unfreeze_depth),
-            **_shared_distributions(),
-        },
-        known_good={
-            "lr": 7e-4,
-            "drop_rate": 0.3,
-            "unfreeze_depth": min(4, max_unfreeze_depth),
-            **_shared_known_good(),
-        },
-    )
+    depth = min(4, max_unfreeze_depth)
+    return _space(max_unfreeze_depth, lr=(5e-5, 7e-4, 5e-3), drop_rate=(0.1, 0.3, 0.6), first_depth=depth)
 
 
 def any_backbone(max_unfreeze_depth: int) -> Space:
     """Any other timm model: rates low enough for transformers, high enough for ResNets."""
+    depth = (max_unfreeze_depth + 1) // 2
+    return _space(max_unfreeze_depth, lr=(1e-5, 3e-4, 5e-3), drop_rate=(0.0, 0.2, 0.6), first_depth=depth)
+
+
+def _space(
+    max_unfreeze_depth: int,
+    *,
+    lr: tuple[float, float, float],
+    drop_rate: tuple[float, float, float],
+    first_depth: int,
+) -> Space:
+    """A family's space: lowest, first and highest value of what differs between families, and what they share."""
     return Space(
         distributions={
-            "lr": FloatDistribution(1e-5, 5e-3, log=True),
-            "drop_rate": FloatDistribution(0.0, 0.6),
+            "lr": FloatDistribution(lr[0], lr[2], log=True),
+            "drop_rate": FloatDistribution(drop_rate[0], drop_rate[2]),
             "unfreeze_depth": IntDistribution(0, max_unfreeze_depth),
-            **_shared_distributions(),
+            "batch_size": CategoricalDistribution((16, 32, 64)),
+            "weight_decay": FloatDistribution(1e-4, 1e-1, log=True),
+            "label_smoothing": FloatDistribution(0.0, 0.2),
+            "rebalance": FloatDistribution(0.0, 1.0),
+            "augment_strength": CategoricalDistribution(AUGMENT_STRENGTHS),
         },
         known_good={
-            "lr": 3e-4,
-            "drop_rate": 0.2,
-            "unfreeze_depth": (max_unfreeze_depth + 1) // 2,
-            **_shared_known_good(),
+            "lr": lr[1],
+            "drop_rate": drop_rate[1],
+            "unfreeze_depth": first_depth,
+            "batch_size": 32,
+            "weight_decay": 0.01,
+            "label_smoothing": 0.05,
+            "rebalance": 0.5,
+            "augment_strength": 1.0,
         },
     )
-
-
-def _shared_distributions() -> dict[str, BaseDistribution]:
-    return {
-        "batch_size": CategoricalDistribution((16, 32, 64)),
-        "weight_decay": FloatDistribution(1e-4, 1e-1, log=True),
-        "label_smoothing": FloatDistribution(0.0, 0.2),
-        "rebalance": FloatDistribution(0.0, 1.0),
-        "augment_strength": CategoricalDistribution(AUGMENT_STRENGTHS),
-    }
-
-
-def _shared_known_good() -> dict[str, Any]:
-    return {
-        "batch_size": 32,
-        "weight_decay": 0.01,
-        "label_smoothing": 0.05,
-        "rebalance": 0.5,
-        "augment_strength": 1.0,
-    }
 
 
 def _describe(distribution: BaseDistribution) -> str:

@@ -11,7 +11,8 @@ import timm
 import torch
 
 from core import backbones
-from core.backbones import Arch, build_classifier, resolve_arch
+from core.archs import Arch, resolve_arch
+from core.backbones import build_classifier
 from core.errors import InputError
 from core.weights import Weights
 

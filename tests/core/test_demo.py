@@ -10,8 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.demo import COLUMNS, MARKER, METADATA, PARTS, main, write_demo
-from core.demo_lesions import CLASSES, HAM10000_COUNTS, MAX_PHOTOS, MIN_LESIONS, draw_traits, plan_lesions
+from core.demo import main, write_demo
+from core.demo_layout import COLUMNS, MARKER, METADATA, PARTS
+from core.demo_lesions import (
+    CLASSES,
+    HAM10000_COUNTS,
+    MAX_PHOTOS,
+    METADATA,
+    MIN_LESIONS,
+    PARTS,
+    draw_traits,
+    plan_lesions,
+)
 from core.errors import InputError
 
 IMAGES = 60

@@ -1,5 +1,4 @@
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,30 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from core.archs import Arch, resolve_arch
 from core.augment import Augmenter
-from core.backbones import Arch, resolve_arch
 from core.config import TrainConfig
 from core.errors import InputError
-from core.sources import Batch, BatchSource
-from core.trainer import EpochResult, NonFiniteLossError, TrainData, Trainer, derive_seed, epoch_order, predict_proba
+from core.evaluation import predict_proba
+from core.seeds import derive_seed, epoch_order
+from core.trainer import EpochResult, NonFiniteLossError, TrainData, Trainer
+from tests.doubles import ArraySource
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")
 GOLDEN_TRAIN_LOSSES = [0.99177, 0.67336, 0.44180]
-
-
-class ArraySource(BatchSource):
-    """Pixels in memory, for tests."""
-
-    name = "array"
-
-    def __init__(self, images: torch.Tensor, labels: np.ndarray) -> None:
-        super().__init__(np.arange(len(labels)), stored_size=images.shape[-1], device=CPU)
-        self.images, self.labels = images, torch.from_numpy(labels)
-
-    def _batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Batch]:
-        for part in torch.from_numpy(rows).split(batch_size):
-            yield Batch(self.images[part], self.labels[part], part)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from core import hub
 from core import weights as weights_module
-from core.backbones import Arch, build_classifier, resolve_arch
+from core.archs import Arch, resolve_arch
+from core.backbones import build_classifier
 from core.errors import InputError
 from core.images import load_image
 from core.weights import CARRIED, Weights, explain_missing, find_sources, resolve_weights

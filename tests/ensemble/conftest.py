@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from core.archs import Arch
 from core.artifacts import StudiesFolder, StudyFolder, TrialRecord
-from core.backbones import Arch, build_classifier
+from core.backbones import build_classifier
 from core.datasets import load_manifest
 from core.manifest import Manifest
 from core.splits import Split, split_manifest

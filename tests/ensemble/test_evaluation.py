@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
-from core.backbones import Arch
+from core.archs import Arch
 from core.metrics import wilson_interval
 from ensemble.evaluation import Evaluation, evaluate
 from ensemble.parts import Part

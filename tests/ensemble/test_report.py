@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.backbones import Arch
+from core.archs import Arch
 from ensemble.evaluation import evaluate
 from ensemble.markdown import render_markdown
 from ensemble.page import render_page

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core.backbones import Arch
+from core.archs import Arch
 from core.errors import InputError
 from ensemble.spec import EnsembleSpec, MemberSpec
 

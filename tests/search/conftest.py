@@ -1,7 +1,6 @@
 """A tiny study on synthetic images, for tests of single trials and of the loop over them."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,15 @@ import pytest
 import torch
 from optuna.artifacts import FileSystemArtifactStore
 
+from core.archs import resolve_arch
 from core.artifacts import StudiesFolder, TrialRecord
-from core.backbones import resolve_arch
 from core.config import TrainConfig
-from core.sources import Batch, BatchSource
 from core.trainer import EpochResult, TrainData, Trainer
 from search.objective import Objective
 from search.storage import open_storage, open_study
+from tests.doubles import ArraySource
 
 CPU = torch.device("cpu")
-
-
-class ArraySource(BatchSource):
-    """Pixels in memory."""
-
-    name = "array"
-
-    def __init__(self, images: torch.Tensor, labels: np.ndarray) -> None:
-        super().__init__(np.arange(len(labels)), stored_size=images.shape[-1], device=CPU)
-        self.images, self.labels = images, torch.from_numpy(labels)
-
-    def _batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Batch]:
-        for part in torch.from_numpy(rows).split(batch_size):
-            yield Batch(self.images[part], self.labels[part], part)
 
 
 class RecordingWatcher:

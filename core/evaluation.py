@@ -1,0 +1,86 @@
+"""What a model believes of images, and how that fares against the truth.
+
+Shapes: N examples, B batch, C classes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from core.augment import Augmenter
+from core.classifier import Classifier
+from core.device import autocast
+from core.metrics import (
+    accuracy,
+    confusion_matrix,
+    correct_prior,
+    macro_recall,
+    negative_log_likelihood,
+    recall_per_class,
+)
+from core.sources import BatchSource
+
+Rows = npt.NDArray[np.int64]
+
+EVAL_BATCH_SIZE = 128
+
+
+class Evaluation(NamedTuple):
+    """How probabilities fare against the truth."""
+
+    loss: float  # mean negative log likelihood of the uncorrected probabilities, nats
+    accuracy: float  # of the plain argmax
+    recall: float  # macro, of argmax p / prior
+    recall_argmax: float  # macro, of the plain argmax
+    recalls: tuple[float, ...]  # per class, of argmax p / prior
+
+
+def predict_proba(
+    model: Classifier,
+    source: BatchSource,
+    rows: Rows,
+    *,
+    augmenter: Augmenter,
+    batch_size: int = EVAL_BATCH_SIZE,
+    on_batch: Callable[[int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Softmax probabilities of whole, unaugmented images.
+
+    Args:
+        model: On the source's device; left in evaluation mode.
+        source: Gives the images.
+        rows: Which ones, in the order of the result.
+        augmenter: Knows the model's size and normalisation.
+        batch_size: Images at a time; changes memory and time only.
+        on_batch: Called with the number of images after each batch.
+
+    Returns:
+        float32 (N, C), rows summing to 1; not corrected for the prior.
+    """
+    model.eval()
+    probs: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for batch in source.batches(rows, batch_size=batch_size):
+            with autocast(batch.images.device):
+                logits_BC = model(augmenter.eval_view(batch.images))
+            probs.append(logits_BC.float().softmax(1))
+            if on_batch is not None:
+                on_batch(len(batch.rows))
+    return torch.cat(probs).cpu().numpy()
+
+
+def evaluate(labels_N: Rows, probs_NC: npt.NDArray[np.float32], prior_C: npt.NDArray[np.float64]) -> Evaluation:
+    """Judges uncorrected probabilities, raw and corrected for the prior."""
+    num_classes = len(prior_C)
+    raw_CC = confusion_matrix(labels_N, probs_NC.argmax(1), num_classes)
+    corrected_CC = confusion_matrix(labels_N, correct_prior(probs_NC, prior_C).argmax(1), num_classes)
+    return Evaluation(
+        loss=negative_log_likelihood(labels_N, probs_NC),
+        accuracy=accuracy(raw_CC),
+        recall=macro_recall(corrected_CC),
+        recall_argmax=macro_recall(raw_CC),
+        recalls=tuple(recall_per_class(corrected_CC).tolist()),
+    )
