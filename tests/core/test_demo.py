@@ -16,9 +16,7 @@ from core.demo_lesions import (
     CLASSES,
     HAM10000_COUNTS,
     MAX_PHOTOS,
-    METADATA,
     MIN_LESIONS,
-    PARTS,
     draw_traits,
     plan_lesions,
 )
