@@ -22,7 +22,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield "**DEMO. Procedural images; these figures say nothing about real lesions.**\n"
     interval = f"95% interval {span(scores.interval)}; {report.sample}"
     yield f"**Macro recall {percent(scores.recall)}** ({interval}) on {report.judged_name}.\n"
-    yield f"{tables.headline(report)} {tables.caution(report)}\n"
+    notes = (tables.headline(report), _escape(tables.few_lesions(report)), tables.caution(report))
+    yield " ".join(note for note in notes if note) + "\n"
     yield f"Accuracy, which is also the micro recall: {percent(scores.accuracy)}.\n"
     yield "## Ensemble and members\n"
     yield from _table(tables.classifiers(report))

@@ -51,7 +51,7 @@ def _result(report: Report) -> Iterator[str]:
     yield f'<div class="result"><div><div class="label">Macro recall on {report.judged_name}</div>{value}</div>'
     yield f'<div>{_track(scores.recall, scores.interval)}<div class="scale">{_SCALE}</div>'
     yield f'<p class="soft">95% interval {span(scores.interval)} · n = {report.sample}</p></div></div>'
-    yield f"<p>{tables.headline(report)}</p>"
+    yield f"<p>{tables.headline(report)} {escape(tables.few_lesions(report))}</p>"
     warn = " warn" if report.test is None or report.opening > 1 else ""
     yield f'<p class="notice{warn}">{tables.caution(report)}</p>'
     tiles = (

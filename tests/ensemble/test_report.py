@@ -162,6 +162,13 @@ def test_validation_stands_beside_test_and_is_called_optimistic() -> None:
     assert 'class="val"' in page
 
 
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_classes_of_few_lesions_are_named_because_they_make_the_interval_too_narrow(render: Any) -> None:
+    told = render(make_report())
+    assert "The interval is too narrow" in told
+    assert re.search(r"fewer than 10 here: dfs 0, mel 2, nv 1", told)
+
+
 def test_worst_confusions_are_by_share_of_the_true_class() -> None:
     assert worst_confusions(make_report()) == ["mel taken for nv: 1 of 3 (33%)"]
 
