@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import TrialState
 
 from core.artifacts import StudyFolder, TrialRecord
@@ -88,7 +88,7 @@ class Objective:
         """
         if (self.folder.trial_folder(trial.number) / "complete.json").is_file():
             # A process died between keeping the trial and telling Optuna.
-            self._tell(study, trial, self.folder.read_trial(trial.number))
+            self._finish(study, trial, self.folder.read_trial(trial.number))
         else:
             self._try(study, trial)
         self.folder.drop_models(self.keep)
@@ -107,7 +107,7 @@ class Objective:
             else:
                 self._tell_failure(study, trial, error)
         else:
-            self._tell(study, trial, self._keep(trial, result))
+            self._finish(study, trial, self._keep(trial, result))
 
     def _train(self, study: optuna.Study, trial: optuna.Trial) -> TrainResult:
         config = self.config_of(trial)
@@ -133,18 +133,18 @@ class Objective:
             return train()
 
     def _keep(self, trial: optuna.Trial, result: TrainResult) -> TrialRecord:
-        """Writes the trial's folder and its pictures."""
-        data = self.trainer.data
-        labels_N = data.labels[data.val_rows]
-        predictions_N = correct_prior(result.val_probs, result.prior).argmax(1)
+        """Writes the trial's folder."""
         best = result.history[result.best_epoch]
+        data = self.trainer.data
+        predictions_N = correct_prior(result.val_probs, result.prior).argmax(1)
+        interval = bootstrap_interval(data.labels[data.val_rows], predictions_N, self.groups, len(data.classes))
         record = TrialRecord(
             number=trial.number,
             state=PRUNED if result.reason == PRUNED else COMPLETE,
             folder=Path(),
             config=self.config_of(trial).to_dict(),
             recall=best["val_recall"],
-            recall_interval=bootstrap_interval(labels_N, predictions_N, self.groups, len(data.classes)),
+            recall_interval=interval,
             recall_argmax=best["val_recall_argmax"],
             best_epoch=result.best_epoch,
             prior=tuple(result.prior.tolist()),
@@ -152,22 +152,27 @@ class Objective:
             reason=result.reason,
         )
         model = result.model if record.state == COMPLETE else None
-        kept = self.folder.write_trial(record, history=result.history, val_probs_NC=result.val_probs, model=model)
-        self._upload_pictures(trial, result.history, confusion_matrix(labels_N, predictions_N, len(data.classes)))
-        return kept
+        return self.folder.write_trial(record, history=result.history, val_probs_NC=result.val_probs, model=model)
 
-    def _upload_pictures(self, trial: optuna.Trial, history: list[dict[str, float]], confusion_CC: np.ndarray) -> None:
-        figures = {"curves.png": plot_curves(history), "confusion.png": plot_confusion(confusion_CC, self.classes)}
+    def _finish(self, study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
+        """Gives the dashboard its pictures, if it has none yet, and tells the study."""
+        if not get_all_artifact_meta(trial):
+            self._upload_pictures(trial, record)
+        self._tell(study, trial, record)
+
+    def _upload_pictures(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        data = self.trainer.data
+        predictions_N = correct_prior(record.val_probs(), np.asarray(record.prior)).argmax(1)
+        confusion_CC = confusion_matrix(data.labels[data.val_rows], predictions_N, len(data.classes))
+        figures = {
+            "curves.png": plot_curves(record.history()),
+            "confusion.png": plot_confusion(confusion_CC, data.classes),
+        }
         with tempfile.TemporaryDirectory() as folder:
             for name, figure in figures.items():
                 path = Path(folder) / name
                 path.write_bytes(figure_png(figure))
                 upload_artifact(artifact_store=self.artifact_store, file_path=str(path), study_or_trial=trial)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.trainer.data.classes
 
     def _tell(self, study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
         low, high = record.recall_interval

@@ -77,6 +77,10 @@ class Setup:
     space: Space
     folder: StudyFolder
 
+    def __post_init__(self) -> None:
+        # A config refuses values that break its rules: now, and not after an hour of decoding.
+        TrainConfig.from_dict({**self.fixed, **self.space.known_good})
+
     @property
     def fixed(self) -> dict[str, Any]:
         """Fields of `TrainConfig` that no trial varies."""
@@ -133,11 +137,9 @@ def prepare(settings: Settings) -> Setup:
     weights = find_weights(settings, arch, folder)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
-    setup = Setup(
+    return Setup(
         settings=settings, arch=arch, manifest=manifest, split=split, weights=weights, space=space, folder=folder
     )
-    assert setup.known_good  # a config refuses values that break its rules: now, and not after an hour of decoding
-    return setup
 
 
 def start_or_continue(setup: Setup, study: optuna.Study) -> None:

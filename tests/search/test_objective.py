@@ -185,3 +185,4 @@ def test_a_trial_that_was_kept_but_never_told_is_told_without_training(
     objective.run(study, again)
     assert watcher.epochs == []
     assert study.trials[0].value == record.recall
+    assert len(get_all_artifact_meta(study.trials[0], storage=study._storage)) == 2
