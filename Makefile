@@ -4,12 +4,17 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format clean
+.PHONY: help install demo test test-slow check format clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## install everything into .venv (PYTHON=... chooses the interpreter)
+
+# An interpreter that is named is used, also where another one's environment is there.
+ifeq ($(origin PYTHON),command line)
+$(STAMP): FORCE
+endif
 
 $(STAMP): setup.cfg constraints.txt pyproject.toml tools/install.sh
 	@PYTHON="$(PYTHON)" tools/install.sh

@@ -265,7 +265,8 @@ class StudiesFolder:
             command: Who opens it.
 
         Returns:
-            How often this test split has been opened here, this time counted in.
+            How often this test split has been opened here, this time counted in. A line that a power cut tore doesn't
+            count: the split is opened only once its line is whole.
         """
         entry = {
             "test": test_fingerprint,
@@ -273,10 +274,18 @@ class StudiesFolder:
             "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         path = self.root / "test_openings.jsonl"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        before = path.read_bytes() if path.exists() else b""
+        with path.open("ab") as file:
+            torn = before and not before.endswith(b"\n")
+            file.write(b"\n" * bool(torn) + json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        return sum(
-            json.loads(line)["test"] == test_fingerprint for line in path.read_text(encoding="utf-8").splitlines()
-        )
+        return 1 + sum(_is_opening(line, test_fingerprint) for line in before.splitlines())
+
+
+def _is_opening(line: bytes, test_fingerprint: str) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and entry.get("test") == test_fingerprint

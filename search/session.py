@@ -1,6 +1,7 @@
 """One call of `python -m search.run` once its study is ready: the plan, the trials that are missing, what they gave."""
 
 import dataclasses
+import shlex
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
@@ -42,6 +43,7 @@ class Session:
         if finished >= self.n_trials:
             name = self.setup.folder.name
             write(f"{name} holds {finished} finished trials, so --trials {self.n_trials} asks for no more.")
+            self.write_summary()  # a process may have died before it could
             self.show_end()
             return 0
         trainer = self.setup.open_trainer()
@@ -58,8 +60,7 @@ class Session:
             )
             return EXIT_FAILED
         finally:
-            records = self.setup.folder.read_trials()
-            self.setup.folder.write_summary(summarise(self.study, records, list(self.names)))
+            self.write_summary()
         if stopped:
             write(f"\nThe search stopped because {stopped}. The same command continues it.")
         self.show_end()
@@ -130,9 +131,14 @@ class Session:
             f"(everything learns); the search at most about {in_words(longest_s * to_go)}, less what ends early."
         )
 
+    def write_summary(self) -> None:
+        """Writes what the study holds by now, for the report."""
+        records = self.setup.folder.read_trials()
+        self.setup.folder.write_summary(summarise(self.study, records, list(self.names)))
+
     def show_end(self) -> None:
         """The best trials, and the two commands to type next."""
-        setup, studies = self.setup, self.setup.settings.studies.root
+        setup, studies = self.setup, shlex.quote(str(self.setup.settings.studies.root))
         if records := setup.folder.read_trials():
             write(
                 f"\nBest trials of {setup.folder.name}, by macro recall on {len(setup.split.val):,} validation images:"

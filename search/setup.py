@@ -155,13 +155,20 @@ def start_or_continue(setup: Setup, study: optuna.Study) -> None:
             f"The folder of a study and Optuna's journal must hold the same trials, but those of {folder.name} differ. "
             "Restore what was removed, or start another study with --study NAME."
         )
+    rows = split_rows(setup.manifest, setup.split)
     if folder.exists:
         refuse_differences(folder.read_study(), describe_study(setup), folder.name)
+        # The order of every array of probabilities, and what each row's views and batches hang on.
+        if folder.read_split() != rows:
+            raise InputError(
+                f"The images of {folder.name} must have the names and the order that its split.csv lists, but they "
+                "differ. Put them where they lay, or start another study with --study NAME."
+            )
         return
     weights_file = setup.settings.studies.weights_file(weights.hash)
     if weights.state and not weights_file.is_file():
         weights.save(weights_file)
-    folder.write_study(describe_study(setup), split_rows(setup.manifest, setup.split))
+    folder.write_study(describe_study(setup), rows)
 
 
 def locate_data(folder: Path | None) -> Path:

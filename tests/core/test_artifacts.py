@@ -122,6 +122,15 @@ def test_openings_of_a_test_split_are_counted_by_its_fingerprint(tmp_path: Path)
     assert [studies.log_test_opening(test, "build") for test in ("a", "b", "a")] == [1, 1, 2]
 
 
+def test_a_torn_line_in_the_log_of_openings_costs_no_later_one(tmp_path: Path) -> None:
+    studies = StudiesFolder(tmp_path)
+    studies.log_test_opening("a", "build")
+    with (tmp_path / "test_openings.jsonl").open("a") as file:
+        file.write('{"test": "a')
+    assert studies.log_test_opening("a", "build") == 2
+    assert studies.log_test_opening("a", "build") == 3
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,24 @@ def test_asking_again_for_what_is_there_says_so_and_ends_well(
     assert "demo-test_efficientnet holds 2 finished trials, so --trials 2 asks for no more." in output
     assert f"python -m ensemble.build {searched}" in output
     assert f"optuna-dashboard {searched}/journal.log --artifact-dir {searched}/artifacts" in output
+
+
+def test_a_summary_that_a_killed_process_could_not_write_is_made_up(searched: Path, images: Path) -> None:
+    summary = searched / "demo-test_efficientnet" / "summary.json"
+    before = summary.read_text()
+    summary.unlink()
+    assert search(*SMALL, "--data", images, "--studies", searched, "--trials", 2, "--epochs", 2) == 0
+    assert summary.read_text() == before
+
+
+def test_a_study_is_not_continued_on_images_in_another_order(
+    searched: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(images, tmp_path / "moved")
+    one = next((moved / "HAM10000_images_part_1").iterdir())
+    one.rename(moved / "HAM10000_images_part_2" / one.name)
+    assert search(*SMALL, "--data", moved, "--studies", searched, "--trials", 9, "--epochs", 2) == 2
+    assert "must have the names and the order that its split.csv lists" in capsys.readouterr().err
 
 
 def test_the_same_command_with_more_trials_continues(
