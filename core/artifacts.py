@@ -132,10 +132,10 @@ class StudyFolder:
         """Replaces what the search found."""
         write_json(self.root / "summary.json", summary)
 
-    def read_summary(self) -> dict[str, Any]:
-        """What the search found; empty if it has not got that far."""
+    def read_summary(self) -> Any:
+        """What the search found, whatever shape somebody may have given it; empty if it has not got that far."""
         path = self.root / "summary.json"
-        return dict(read_json(path)) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial lies once it is finished."""

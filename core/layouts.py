@@ -66,7 +66,12 @@ def list_folder(folder: Path) -> Listing:
     if not root.is_dir():
         kind = "a file" if root.exists() else "nothing"
         raise InputError(f"`--data` must be a folder, but at {folder} there is {kind}. Give the folder of the images.")
-    files = sorted(_walk(root))
+    files = sorted(walk_files(root))
+    if strange := [name for file in files if (name := in_utf8(file)) != file]:
+        raise InputError(
+            f"The names of files must be UTF-8, as all that is written of them, but in {folder} {len(strange):,} are "
+            f"not: {few(strange)}. Rename them, or unpack their archive with its own encoding."
+        )
     images = tuple(file for file in files if posixpath.splitext(file)[1].lower() in SUFFIXES)
     if not images:
         raise InputError(
@@ -106,8 +111,16 @@ def shorten(text: str, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """All files below `root`, relative to it, through links too; each real folder once, so that a link upwards ends."""
+def in_utf8(path: str) -> str:
+    """A path as text that can be written anywhere; bytes that are no UTF-8 become escapes such as ``\\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def walk_files(root: Path) -> Iterator[str]:
+    """All files below `root`, relative to it, but hidden ones and those in hidden folders, such as a Mac leaves.
+
+    Links to folders are followed; each real folder is walked once, so that a link upwards ends.
+    """
     seen: set[str] = set()
     for parent, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(parent)

@@ -9,6 +9,8 @@ their place as a whole, the opening of the test split is logged, and only then i
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import re
 import shlex
 import shutil
 import sys
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
     from ensemble.spec import EnsembleSpec
     from ensemble.tables import Report
 
-_OWN_FILES = frozenset({"ensemble.json", "members", "metrics.json", "predictions.csv", "report.html", "report.md"})
+# What earlier builds wrote, killed ones included, which leave what they were writing aside.
+_OWN_FILE = r"(ensemble\.json|metrics\.json|predictions\.csv|report\.html|report\.md)"
+_OWN = re.compile(rf"{_OWN_FILE}|\.{_OWN_FILE}\.[0-9a-f]{{12}}\.tmp|members|members/[^/]+-\d{{4,}}\.safetensors")
+_OTHERS_MAY_BE_WRITING_S = 3600.0  # copying the members takes seconds
 
 
 def build(args: argparse.Namespace, command: str) -> int:
@@ -47,10 +52,9 @@ def build(args: argparse.Namespace, command: str) -> int:
     from ensemble.inference import assemble
     from ensemble.members import choose_members, read_studies
     from ensemble.parts import read_validation
-    from ensemble.report import write_report
+    from ensemble.report import rehearse, write_report
 
-    if args.no_test and args.data is not None:
-        raise InputError("`--data` must not be given with --no-test, which opens no images. Leave one of them out.")
+    _check_arguments(args)
     resolve_device(args.device)
     studies = StudiesFolder(args.studies)
     selection = choose_members(read_studies(studies, args.study), top_k=args.top_k, archs=args.archs)
@@ -58,28 +62,39 @@ def build(args: argparse.Namespace, command: str) -> int:
     _announce(selection)
     spec = _describe(selection, command)
     val_part, val_probs_MNC = read_validation(selection.members)
-    validation = evaluate(val_probs_MNC, spec, val_part)
+    report = _prepare_report(spec, selection, evaluate(val_probs_MNC, spec, val_part))
+    rehearse(report)
     with ExitStack() as stack:
         opened = None if args.no_test else _open_test(args, selection, spec, stack)
         weights = [member.trial.model_file for member in selection.members]
         ensemble = assemble(spec, weights, device=args.device)
         _write_ensemble(studies.ensemble, spec, weights)
-        test, opening = None, 0
         if opened is not None:
             images, part = opened
             opening = studies.log_test_opening(spec.split["test"], command)
             cli.write(f"opening the test split, for the {_ordinal(opening)} time in this folder")
             test = evaluate(ensemble.member_probas(images), spec, part)
-    report = _collect(spec, selection, validation, test, opening)
+            report = dataclasses.replace(report, test=test, opening=opening)
     write_report(studies.ensemble, report)
     _conclude(studies.ensemble, report)
     return 0
 
 
+def _check_arguments(args: argparse.Namespace) -> None:
+    for name in ("data", "source"):
+        if args.no_test and getattr(args, name) is not None:
+            raise InputError(
+                f"`--{name}` must not be given with --no-test, which opens no images. Leave one of them out."
+            )
+
+
 def _check_replaceable(folder: Path) -> None:
     """A rebuild replaces the folder, so nobody else's files may be in it."""
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in _OWN_FILES) if folder.is_dir() else []
-    if strangers:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        kind = "a link" if folder.is_symlink() else "a file"
+        raise InputError(f"{folder} must be a folder of its own, because it is replaced, but is {kind}. Move it away.")
+    inside = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    if strangers := sorted(name for name in inside if not _OWN.fullmatch(name)):
         raise InputError(
             f"{folder} must hold only what ensemble.build wrote, because it is replaced, but it holds {strangers[0]}. "
             "Move that elsewhere."
@@ -140,7 +155,7 @@ def _open_test(
     from ensemble.parts import find_test
 
     manifest, rows, part = find_test(selection.members[0].study, args.data)
-    images = stack.enter_context(ImageSet.of_manifest(manifest, rows, kind=args.source))
+    images = stack.enter_context(ImageSet.of_manifest(manifest, rows, kind=args.source or "auto"))
     for member in spec.members:
         images.source(member.arch.image_size, resolve_device(args.device))
     return images, part
@@ -148,8 +163,9 @@ def _open_test(
 
 def _write_ensemble(target: Path, spec: EnsembleSpec, weights: Sequence[Path]) -> None:
     """Writes the ensemble's folder as a whole, in place of an older one."""
-    from core.files import written_aside
+    from core.files import remove_leftovers, written_aside
 
+    remove_leftovers(target.parent, older_than_s=_OTHERS_MAY_BE_WRITING_S)
     with written_aside(target) as aside:
         for member, file in zip(spec.members, weights, strict=True):
             (aside / member.file).parent.mkdir(parents=True, exist_ok=True)
@@ -159,22 +175,18 @@ def _write_ensemble(target: Path, spec: EnsembleSpec, weights: Sequence[Path]) -
             shutil.rmtree(target)
 
 
-def _collect(
-    spec: EnsembleSpec, selection: Selection, validation: Evaluation, test: Evaluation | None, opening: int
-) -> Report:
-    from ensemble.tables import Finding, Report
+def _prepare_report(spec: EnsembleSpec, selection: Selection, validation: Evaluation) -> Report:
+    """Reads all that the report tells; only the test split's figures are still to come."""
+    from ensemble.findings import read_finding, read_history
+    from ensemble.tables import Report
 
-    findings = [
-        Finding(study=s.folder.name, arch=s.arch, info=s.info, summary=s.folder.read_summary())
-        for s in selection.studies
-    ]
     return Report(
         spec=spec,
         validation=validation,
-        test=test,
-        opening=opening,
-        histories=[member.trial.history() for member in selection.members],
-        findings=findings,
+        test=None,
+        opening=0,
+        histories=[read_history(member.trial) for member in selection.members],
+        findings=[read_finding(study) for study in selection.studies],
     )
 
 
@@ -211,9 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the images are, if they have moved")
     parser.add_argument("--no-test", action="store_true", help="leave the test split sealed; report on validation only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
-    parser.add_argument(
-        "--source", default="auto", choices=("auto", "resident", "ffcv", "torch"), help="how images are read [auto]"
-    )
+    parser.add_argument("--source", choices=("auto", "resident", "ffcv", "torch"), help="how images are read [auto]")
     return parser
 
 

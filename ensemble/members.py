@@ -5,8 +5,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.archs import ALIASES
 from core.artifacts import StudiesFolder, StudyFolder, TrialRecord
 from core.errors import InputError
+from ensemble.shapes import NUMBER, find_misfit
+
+# All that building and the report rely on.
+_STUDY = {
+    "data": {
+        "root": str,
+        "layout": str,
+        "fingerprint": str,
+        "classes": [str],
+        "images": int,
+        "groups": int,
+        "grouped": bool,
+    },
+    "split": {"seed": int, "train": str, "val": str, "test": str},
+    "demo": bool,
+    "arch": {
+        "name": str,
+        "timm_name": str,
+        "image_size": int,
+        "mean": [NUMBER],
+        "std": [NUMBER],
+        "weight_tag": str | None,
+    },
+    "versions": {str: str},
+    "command": str,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +49,11 @@ class Study:
     def arch(self) -> str:
         """The architecture's name, as its user wrote it."""
         return str(self.info["arch"]["name"])
+
+    @property
+    def timm_name(self) -> str:
+        """The architecture's one name, which an alias shares with the model that it stands for."""
+        return str(self.info["arch"]["timm_name"])
 
     @property
     def data_key(self) -> tuple[Any, ...]:
@@ -74,21 +106,20 @@ def read_studies(folder: StudiesFolder, names: Sequence[str] = ()) -> list[Study
         raise InputError(
             f"`studies` must be a folder, but {folder.root} is none. Give the one that search.run wrote to."
         )
-    there = [_read(study) for study in folder.read_studies()]
+    there = {study.name: study for study in folder.read_studies()}
     if not there:
         raise InputError(
             f"`studies` must hold at least one study, but {folder.root} holds none. Run `python -m search.run` first, "
             "or give the folder that its --studies named."
         )
-    known = {study.folder.name: study for study in there}
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if name not in there]:
         raise InputError(
-            f"`--study` must be one of {', '.join(known)}, but got --study {unknown[0]}. Choose one of them."
+            f"`--study` must be one of {', '.join(there)}, but got --study {unknown[0]}. Choose one of them."
         )
-    if names:
-        chosen = [known[name] for name in dict.fromkeys(names)]
-    else:
-        chosen = [study for study in there if not study.info["demo"]] or there
+    # Only those that were named are read: a damaged one beside them is nobody's business.
+    chosen = [_read(there[name]) for name in dict.fromkeys(names or there)]
+    if not names:
+        chosen = [study for study in chosen if not study.info["demo"]] or chosen
     _check_same_data(chosen)
     return chosen
 
@@ -101,22 +132,20 @@ def choose_members(studies: Sequence[Study], *, top_k: int = 1, archs: Sequence[
     Args:
         studies: Studies of the same data, split and classes.
         top_k: Trials an architecture.
-        archs: Architectures that take part; empty for all that have a complete trial.
+        archs: Architectures that take part, by the name that a search was given or timm's; empty for all that have a
+            complete trial.
 
     Raises:
         InputError: An architecture is unknown or has too few trials, or nobody is better than chance.
     """
     by_arch: dict[str, list[Study]] = {}
     for study in studies:
-        by_arch.setdefault(study.arch, []).append(study)
-    if unknown := [arch for arch in archs if arch not in by_arch]:
-        raise InputError(
-            f"`--archs` must be among {', '.join(by_arch)}, but got --archs {unknown[0]}. Choose from these."
-        )
+        by_arch.setdefault(study.timm_name, []).append(study)
+    wanted = _timm_names(studies, archs) if archs else list(by_arch)
     members: list[Member] = []
     left_out: list[tuple[str, str]] = []
-    for arch in archs or by_arch:
-        complete = _rank(by_arch[arch])
+    for timm_name in wanted:
+        arch, complete = by_arch[timm_name][0].arch, _rank(by_arch[timm_name])
         if not complete and not archs:
             left_out.append((arch, "no trial of it is complete yet"))
             continue
@@ -136,15 +165,24 @@ def choose_members(studies: Sequence[Study], *, top_k: int = 1, archs: Sequence[
 
 
 def _read(folder: StudyFolder) -> Study:
-    study = Study(folder=folder, info=folder.read_study())
-    try:
-        # Touches all that is relied on later, so that a damaged file is named here and once.
-        _ = study.arch, study.data_key, study.info["demo"], study.info["data"]["root"], study.info["split"]["seed"]
-    except (KeyError, TypeError) as error:
+    info = folder.read_study()
+    if misfit := find_misfit(info, _STUDY):
         raise InputError(
-            f"{folder.root / 'study.json'} must describe a study, but lacks {error}. Restore it or remove the folder."
-        ) from error
-    return study
+            f"{folder.root / 'study.json'} must describe a study, but {misfit}. Restore it or remove the folder."
+        )
+    return Study(folder=folder, info=info)
+
+
+def _timm_names(studies: Sequence[Study], archs: Sequence[str]) -> list[str]:
+    """timm's names of the architectures that were asked for, each once."""
+    timm_name_of = {study.arch: study.timm_name for study in studies}
+    known = {timm_name: timm_name for timm_name in timm_name_of.values()}
+    known |= {alias: timm_name for alias, timm_name in ALIASES.items() if timm_name in known} | timm_name_of
+    if unknown := [arch for arch in archs if arch not in known]:
+        raise InputError(
+            f"`--archs` must be among {', '.join(timm_name_of)}, but got --archs {unknown[0]}. Choose from these."
+        )
+    return list(dict.fromkeys(known[arch] for arch in archs))
 
 
 def _check_same_data(studies: Sequence[Study]) -> None:

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from core.plots import figure_svg, plot_confusion, plot_curves, plot_slices
 from ensemble import tables
 from ensemble.evaluation import Scores
+from ensemble.findings import Finding
 from ensemble.style import CSS
-from ensemble.tables import Finding, Report, Table, percent, span
+from ensemble.tables import Report, Table, percent, span
 
 _FOOTER = "Research software, not a medical device: it must not decide on anybody's treatment."
 _SCALE = "".join(f'<span style="left:{mark}%">{mark}%</span>' for mark in (0, 25, 50, 75, 100))

@@ -3,6 +3,7 @@
 Shapes: M members, N examples, C classes.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,22 +53,38 @@ def read_validation(members: Sequence[Member]) -> tuple[Part, npt.NDArray[np.flo
     """The validation rows, and what each member believed of them when it was trained (M, N, C).
 
     Raises:
-        InputError: The members' probabilities are not of the same rows.
+        InputError: The members' probabilities are not of the same rows, or the studies tell different things of them.
     """
-    part = read_part(members[0].study, "val")
-    expected = (len(part.images), len(members[0].study.info["data"]["classes"]))
-    probs = []
-    for member in members:
-        if read_part(member.study, "val").images != part.images:
-            raise _damaged(member.study, f"its val rows are not those of {members[0].study.folder.name}, in that order")
+    first = members[0].study
+    part = read_part(first, "val")
+    for member in members[1:]:
+        if fault := _find_difference(part, read_part(member.study, "val")):
+            raise _damaged(member.study, f"{fault} of its val rows are not those of {first.folder.name}, in that order")
+    expected = (len(part.images), len(first.info["data"]["classes"]))
+    return part, np.stack([_read_val_probs(member, expected) for member in members])
+
+
+def _find_difference(part: Part, other: Part) -> str:
+    """What two parts tell differently; empty if nothing."""
+    if other.images != part.images:
+        return "the images"
+    if not np.array_equal(other.labels, part.labels):
+        return "the labels"
+    return "the lesions" if other.groups != part.groups else ""
+
+
+def _read_val_probs(member: Member, expected: tuple[int, int]) -> npt.NDArray[np.float32]:
+    path = member.trial.folder / "val_probs.npy"
+    try:
         probs_NC = member.trial.val_probs()
-        if probs_NC.shape != expected:
-            raise InputError(
-                f"{member.trial.folder / 'val_probs.npy'} must be of shape {expected}, but is of {probs_NC.shape}. "
-                "Remove that trial's folder."
-            )
-        probs.append(probs_NC)
-    return part, np.stack(probs)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} must be an array, but it is damaged ({error}). Restore it.") from error
+    if probs_NC.shape != expected:
+        raise InputError(
+            f"{path} must be of shape {expected}, a row for each val row of {member.study.folder.root / 'split.csv'}, "
+            f"but is of {probs_NC.shape}. Restore whichever of the two has been changed."
+        )
+    return probs_NC
 
 
 def find_test(study: Study, data: Path | None = None) -> tuple[Manifest, npt.NDArray[np.int64], Part]:
@@ -78,7 +95,8 @@ def find_test(study: Study, data: Path | None = None) -> tuple[Manifest, npt.NDA
         data: Where they are now; None if they haven't moved.
 
     Returns:
-        All images, the rows of the test split, and what they are.
+        All images, the rows of the test split, and what they are. The true classes are those of the data, whose
+        fingerprint has been checked; the lesions are those of `split.csv`, where near-duplicates are joined.
 
     Raises:
         InputError: The data are not there, or not the same.
@@ -93,7 +111,12 @@ def find_test(study: Study, data: Path | None = None) -> tuple[Manifest, npt.NDA
     expected = study.info["data"]["fingerprint"]
     row_of = {path: row for row, path in enumerate(manifest.paths)}
     sealed = read_part(study, "test")
-    if manifest.fingerprint != expected or any(image not in row_of for image in sealed.images):
+    if manifest.fingerprint == expected and (moved := [image for image in sealed.images if image not in row_of]):
+        raise InputError(
+            f"The images in {root} must have the names that {study.folder.root / 'split.csv'} lists, but files were "
+            f"renamed or moved inside the folder: {len(moved):,} are not there, as {moved[0]}. Put them where they lay."
+        )
+    if manifest.fingerprint != expected:
         raise InputError(
             f"The images, labels and lesions in {root} must be those that {study.folder.name} was searched on, but "
             f"they have changed (fingerprint {manifest.fingerprint[:12]} instead of {expected[:12]}). Restore them, "
@@ -102,7 +125,12 @@ def find_test(study: Study, data: Path | None = None) -> tuple[Manifest, npt.NDA
     rows = np.asarray([row_of[image] for image in sealed.images], dtype=np.int64)
     if manifest.fingerprint_of(rows) != study.info["split"]["test"]:
         raise _damaged(study, "its test rows are not those that the study sealed")
-    return manifest, rows, sealed
+    if list(manifest.classes) != study.info["data"]["classes"]:
+        raise InputError(
+            f"{study.folder.root / 'study.json'} must list the classes of {root}, {', '.join(manifest.classes)}, but "
+            f"lists {', '.join(study.info['data']['classes'])}. Restore it."
+        )
+    return manifest, rows, dataclasses.replace(sealed, labels=manifest.labels[rows])
 
 
 def _damaged(study: Study, reason: str) -> InputError:

@@ -27,6 +27,7 @@ def predict(args: argparse.Namespace) -> int:
     from ensemble.spec import EnsembleSpec, probability_columns
 
     spec = EnsembleSpec.read(args.ensemble)
+    _check_nothing_is_lost(args.out, args.ensemble, files)
     _check_readable(files)
     ensemble = load_ensemble(args.ensemble, device=args.device)
     with ImageSet.of_files(files) as images:
@@ -48,19 +49,27 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     """Image files: those named, and those in the folders named, at any depth; each once, folders in sorted order.
 
     Raises:
-        InputError: A place does not exist, or there is no image at all.
+        InputError: A place does not exist, there is no image at all, or a path cannot be written into the result.
     """
     from core.images import SUFFIXES
+    from core.layouts import in_utf8, walk_files
 
     if missing := [str(place) for place in places if not place.exists()]:
         raise InputError(f"Images must exist, but {_enumerate(missing)} does not. Check the path.")
     files: list[Path] = []
     for place in places:
-        inside = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        files += inside if place.is_dir() else [place]
+        if place.is_dir():
+            files += sorted(place / file for file in walk_files(place) if Path(file).suffix.lower() in SUFFIXES)
+        else:
+            files.append(place)
     if not files:
         where = ", ".join(str(place) for place in places)
         raise InputError(f"`images` must hold at least one of {', '.join(sorted(SUFFIXES))}, but {where} holds none.")
+    if unwritable := [name for file in files if (name := in_utf8(str(file))) != str(file)]:
+        raise InputError(
+            f"The paths of images must be UTF-8, as the result is, but {len(unwritable):,} are not: "
+            f"{_enumerate(unwritable)}. Rename them."
+        )
     return list(dict.fromkeys(files))
 
 
@@ -72,6 +81,14 @@ def _check_out(out: Path) -> None:
         raise InputError(
             f"`--out` must be in a folder that can be written to, but got --out {out}. Choose another place."
         )
+
+
+def _check_nothing_is_lost(out: Path, ensemble: Path, files: Sequence[Path]) -> None:
+    """The result replaces the file that it is written to."""
+    if ensemble.resolve() in out.resolve().parents:
+        raise InputError(f"`--out` must not be inside the ensemble's folder, but got --out {out}. Name another place.")
+    if out.exists() and any(file.exists() and out.samefile(file) for file in files):
+        raise InputError(f"`--out` must not be one of the images, but got --out {out}. Name another file.")
 
 
 def _check_readable(files: Sequence[Path]) -> None:

@@ -15,6 +15,12 @@ from ensemble.tables import Report
 FORMAT = 1  # of metrics.json
 
 
+def rehearse(report: Report) -> None:
+    """Writes the report into memory only, so that what cannot be told is found out before anything is at stake."""
+    render_markdown(report)
+    render_page(report)
+
+
 def write_report(folder: Path, report: Report) -> None:
     """Writes all four files; the page comes last."""
     write_json(folder / "metrics.json", metrics(report))

@@ -5,6 +5,7 @@ It is written before the test split is opened and never changed after.
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,10 +15,20 @@ from core.archs import Arch
 from core.errors import InputError
 from core.files import read_json, write_json
 from ensemble.decision import RULE, check_rule
+from ensemble.shapes import NUMBER, find_misfit
 
 FORMAT = 1  # raised when an older reader could misread it
 FILE = "ensemble.json"
 MEMBERS_FOLDER = "members"
+# What reading an ensemble and building its models rely on.
+_MEMBER = {
+    "arch": {"name": str, "timm_name": str, "image_size": int, "mean": [NUMBER], "std": [NUMBER]},
+    "file": str,
+    "prior": list,
+    "recall_interval": (NUMBER, NUMBER),
+}
+# timm takes a name with a colon or slash for an address to download from.
+_TIMM_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +66,13 @@ class MemberSpec:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, from JSON."""
+        """The inverse of `dataclasses.asdict`, from JSON.
+
+        Raises:
+            TypeError: A field is missing, unknown or of another type.
+        """
+        if misfit := find_misfit(fields, _MEMBER):
+            raise TypeError(misfit)
         arch = {**fields["arch"], "mean": tuple(fields["arch"]["mean"]), "std": tuple(fields["arch"]["std"])}
         pair = tuple(fields["recall_interval"])
         return cls(**{**fields, "arch": Arch(**arch), "prior": tuple(fields["prior"]), "recall_interval": pair})
@@ -112,12 +129,13 @@ class EnsembleSpec:
                 "Update this project."
             )
         try:
+            rule = fields["decision"]
             spec = cls._from_dict({name: fields[name] for name in (field.name for field in dataclasses.fields(cls))})
-            check_rule(fields["decision"])
         except KeyError as error:
             raise _damaged(path, f"it lacks {error}") from error
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise _damaged(path, str(error)) from error
+        check_rule(rule)
         if fault := spec._find_fault():
             raise _damaged(path, fault)
         return spec
@@ -135,6 +153,8 @@ class EnsembleSpec:
         if not self.members:
             return "it has no members"
         for member in self.members:
+            if not _TIMM_NAME.fullmatch(member.arch.timm_name):
+                return f"the architecture of {member.name} must be a timm model, but is {member.arch.timm_name}"
             file = PurePosixPath(member.file)
             if file.is_absolute() or ".." in file.parts:
                 return f"the file of {member.name} must lie in its folder, but is {member.file}"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from core.durations import in_words
 from core.metrics import Interval
 from ensemble.evaluation import Evaluation, Scores
+from ensemble.findings import Finding
 from ensemble.spec import EnsembleSpec
 
 FEW_LESIONS = 10
@@ -17,16 +18,6 @@ class Table(NamedTuple):
 
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Finding:
-    """What a search found: its `study.json` as `info`, its `summary.json` as `summary` (empty if it has none yet)."""
-
-    study: str
-    arch: str
-    info: dict[str, Any]
-    summary: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,4 +1,5 @@
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ from PIL import Image
 
 from core.datasets import load_manifest
 from core.errors import InputError
+from core.layouts import walk_files
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
@@ -148,6 +150,15 @@ def test_a_link_to_a_parent_folder_ends(ham: Path) -> None:
     (ham / "HAM10000_images_part_1" / "up").symlink_to(ham, target_is_directory=True)
 
     assert len(load_manifest(ham)) == 16
+
+
+def test_linked_folders_are_walked_and_what_is_hidden_is_not(tmp_path: Path) -> None:
+    for file in ("in/a.jpg", "in/._a.jpg", "in/.hidden/b.jpg", "in/__MACOSX/c.jpg", "out/d.jpg"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "out", target_is_directory=True)
+
+    assert sorted(walk_files(tmp_path / "in")) == ["a.jpg", "linked/d.jpg"]
 
 
 def refused(folder: Path, match: str) -> None:
@@ -294,3 +305,11 @@ def test_ham10000_itself(ham10000: Path) -> None:
         "akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "mel": 1113, "nv": 6705, "vasc": 142,
     }  # fmt: skip
     assert len(set(manifest.groups)) == 7470
+
+
+def test_names_that_are_not_utf8_are_refused_with_their_escapes(tmp_path: Path) -> None:
+    (tmp_path / "nv").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "nv" / "a.jpg")
+    os.rename(tmp_path / "nv" / "a.jpg", os.fsencode(tmp_path / "nv") + b"/M\xfcller.jpg")
+    with pytest.raises(InputError, match=r"must be UTF-8.*1 are not: nv/M\\xfcller\.jpg"):
+        load_manifest(tmp_path)

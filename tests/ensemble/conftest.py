@@ -30,6 +30,7 @@ class Trial:
     half_width: float = 0.05
     state: str = "complete"
     keeps_model: bool = True
+    prior: tuple[float, ...] = tuple(count / sum(CLASS_COUNTS.values()) for count in CLASS_COUNTS.values())
 
 
 class Studies:
@@ -103,7 +104,7 @@ class Studies:
             recall_interval=(trial.recall - trial.half_width, trial.recall + trial.half_width),
             recall_argmax=trial.recall - 0.1,
             best_epoch=1,
-            prior=tuple(np.array(list(CLASS_COUNTS.values())) / sum(CLASS_COUNTS.values())),
+            prior=trial.prior,
             elapsed_s=1.5,
         )
         study.write_trial(

@@ -4,16 +4,22 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from core.metrics import macro_recall
 from ensemble.build import main
+from ensemble.inference import load_ensemble
+from ensemble.members import read_studies
+from ensemble.parts import find_test
 
 TORCH = ["--source", "torch", "--device", "cpu"]
+PRIORS = {"a": (0.2, 0.7, 0.1), "b": (0.5, 0.2, 0.3)}
 
 
 def build(studies: Any, *arguments: str) -> int:
@@ -25,11 +31,17 @@ def read(studies: Any, name: str) -> Any:
 
 
 @pytest.fixture
-def two(studies: Any) -> Any:
-    """Studies of two architectures."""
-    studies.add("a")
-    studies.add("b", arch="test_resnet")
+def two(studies: Any, trial: Any) -> Any:
+    """Studies of two architectures, whose trials learned different class frequencies."""
+    studies.add("a", [trial(0.9, prior=PRIORS["a"])])
+    studies.add("b", [trial(0.9, prior=PRIORS["b"])], arch="test_resnet")
     return studies
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
 
 
 def test_build_writes_the_whole_folder(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +80,41 @@ def test_predictions_of_the_test_split_give_the_reported_figures(two: Any) -> No
     assert figures["ensemble"]["macro_recall"] == pytest.approx(macro_recall(confusion_CC))
     assert (figures["images"], figures["opening"]) == (len(test), 1)
     assert [member["name"] for member in figures["members"]] == ["a #0", "b #0"]
+
+
+def test_test_figures_are_those_of_a_computation_by_hand(two: Any) -> None:
+    build(two, *TORCH)
+    manifest, test = two.manifest, two.split.test
+    files, labels = [manifest.file(row) for row in test], manifest.labels[test]
+    members = load_ensemble(two.root / "ensemble", device="cpu").estimators_
+    corrected_MNC = []
+    for member, prior_C in zip(members, PRIORS.values(), strict=True):
+        ratio_NC = member.predict_proba(files).astype(float) / np.array(prior_C)
+        corrected_MNC.append(ratio_NC / ratio_NC.sum(axis=1, keepdims=True))
+    figures = read(two, "metrics.json")["test"]
+    for probs_NC, told in zip(
+        [sum(corrected_MNC) / 2, *corrected_MNC], [figures["ensemble"], *figures["members"]], strict=True
+    ):
+        found = [(probs_NC.argmax(axis=1) == labels)[labels == c].mean() for c in range(3)]
+        assert told["macro_recall"] == pytest.approx(np.mean(found)), told["name"]
+        nll = -np.log(probs_NC[np.arange(len(labels)), labels]).mean()
+        assert told["negative_log_likelihood"] == pytest.approx(nll, rel=1e-5), told["name"]
+
+
+def test_predictions_are_what_the_ensemble_says_of_the_test_images(two: Any) -> None:
+    build(two, *TORCH)
+    folder = two.root / "ensemble"
+    with (folder / "predictions.csv").open() as file:
+        told_NC = [[float(row[f"p_{name}"]) for name in two.manifest.classes] for row in csv.DictReader(file)]
+    probs_NC = load_ensemble(folder, device="cpu").predict_proba([two.manifest.file(row) for row in two.split.test])
+    np.testing.assert_allclose(told_NC, probs_NC, rtol=1e-5)
+    assert np.ptp(probs_NC, axis=0).max() > 1e-3  # or their order could not be told
+
+
+def test_each_member_keeps_the_prior_that_it_learned(two: Any) -> None:
+    build(two, "--no-test")
+    members = read(two, "ensemble.json")["members"]
+    assert {member["study"]: tuple(member["prior"]) for member in members} == PRIORS
 
 
 def test_each_opening_is_counted_outside_the_folder_that_a_rebuild_replaces(
@@ -171,7 +218,15 @@ def test_left_out_members_are_named(studies: Any, trial: Any, capsys: pytest.Cap
 def test_val_probs_of_another_shape_are_refused(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(two.root / "a" / "trial-0000" / "val_probs.npy", np.zeros((3, 3), np.float32))
     assert build(two, "--no-test") == 2
-    assert "val_probs.npy must be of shape (15, 3), but is of (3, 3)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "val_probs.npy must be of shape (15, 3), a row for each val row of " in error
+    assert "a/split.csv, but is of (3, 3). Restore whichever of the two has been changed" in error
+
+
+def test_val_probs_that_are_no_array_are_refused(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (two.root / "a" / "trial-0000" / "val_probs.npy").write_bytes(b"no array")
+    assert build(two, "--no-test") == 2
+    assert "val_probs.npy must be an array, but it is damaged" in capsys.readouterr().err
 
 
 def test_split_that_was_edited_is_refused(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,10 +236,118 @@ def test_split_that_was_edited_is_refused(two: Any, capsys: pytest.CaptureFixtur
     assert "its test rows are not those that the study sealed" in capsys.readouterr().err
 
 
+def test_true_classes_of_test_are_those_of_the_verified_data(two: Any) -> None:
+    first = f"{two.manifest.paths[two.split.test[0]]},"
+    edit(two.root / "a" / "split.csv", f"{first}mel", f"{first}vasc")
+    rows, part = find_test(read_studies(two.folder)[0])[1:]
+    assert rows.tolist() == two.split.test.tolist()
+    assert part.labels.tolist() == two.manifest.labels[rows].tolist()
+
+
+def test_classes_in_another_order_than_the_data_have_are_refused(two: Any) -> None:
+    study = read_studies(two.folder)[0]
+    study.info["data"]["classes"].reverse()
+    with pytest.raises(InputError, match=r"study.json must list the classes of .*, mel, nv, vasc, but lists vasc, nv"):
+        find_test(study)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"), [("images", "images"), ("labels", "labels"), ("groups", "lesions")], ids=lambda value: value
+)
+def test_studies_that_tell_validation_differently_are_refused(
+    two: Any, place: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = two.manifest.paths[two.split.val[0]]
+    changed = {"images": f"x,mel,{image},val", "labels": f"{image},nv,{image},val", "groups": f"{image},mel,x,val"}
+    edit(two.root / "b" / "split.csv", f"{image},mel,{image},val", changed[place])
+    assert build(two, "--no-test") == 2
+    assert f"damaged: the {reason} of its val rows are not those of a, in that order" in capsys.readouterr().err
+
+
+def test_images_that_were_renamed_are_told_from_images_that_changed(
+    two: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = shutil.copytree(two.manifest.root, tmp_path / "renamed")
+    split = two.root / "a" / "split.csv"
+    image = two.manifest.paths[two.split.test[0]]
+    text = split.read_text()
+    assert build(two, *TORCH, "--data", str(renamed)) == 0
+    split.write_text(text.replace(f"{image},", "mel/old.png,", 1))
+    assert build(two, *TORCH, "--data", str(renamed)) == 2
+    assert "files were renamed or moved inside the folder: 1 are not there, as mel/old.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("summary.json", '{"trials": {"compl', "summary.json must be JSON, but it is damaged"),
+        ("summary.json", '{"x": 1}', "summary.json must tell what a search found, but it lacks 'trials'"),
+        ("summary.json", "[1]", "summary.json must tell what a search found, but it is not an object"),
+        ("trial-0000/history.csv", "epoch,lr\n0,x\n", "history.csv must have a row of numbers for each epoch"),
+        ("trial-0000/history.csv", "epoch,lr\n0,1\n", "it is damaged: it lacks train_loss"),
+    ],
+)
+def test_damaged_findings_are_refused_before_anything_is_written_or_opened(
+    two: Any, file: str, content: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (two.root / "b" / file).write_text(content)
+    assert build(two, *TORCH) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (two.root / "ensemble").exists()
+    assert not (two.root / "test_openings.jsonl").exists()
+
+
+def test_report_that_cannot_be_written_costs_no_opening(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(report: Any) -> str:
+        raise RuntimeError("cannot be drawn")
+
+    monkeypatch.setattr("ensemble.report.render_page", fail)
+    with pytest.raises(RuntimeError, match="cannot be drawn"):
+        build(two, *TORCH)
+    assert not (two.root / "ensemble").exists()
+    assert not (two.root / "test_openings.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_ensemble_that_is_no_folder_is_refused_and_kept(
+    two: Any, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = two.root / "ensemble"
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        place.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    else:
+        place.write_text("precious")
+    assert build(two, "--no-test") == 2
+    assert f"must be a folder of its own, because it is replaced, but is a {kind}" in capsys.readouterr().err
+    assert place.is_symlink() if kind == "link" else place.read_text() == "precious"
+
+
+def test_foreign_file_among_the_members_is_never_deleted(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    build(two, "--no-test")
+    (two.root / "ensemble" / "members" / "mine.safetensors").write_text("precious")
+    assert build(two, "--no-test") == 2
+    assert "but it holds members/mine.safetensors" in capsys.readouterr().err
+    assert (two.root / "ensemble" / "members" / "mine.safetensors").read_text() == "precious"
+
+
+def test_leftovers_of_killed_builds_neither_stay_nor_stop_a_build(two: Any) -> None:
+    build(two, "--no-test")
+    (two.root / "ensemble" / ".report.html.0123456789ab.tmp").touch()
+    old, young = (two.root / f".ensemble.{id_ * 12}.tmp" for id_ in "ab")
+    for folder in (old, young):
+        folder.mkdir()
+    an_hour_ago = time.time() - 3601
+    os.utime(old, (an_hour_ago, an_hour_ago))
+    assert build(two, "--no-test") == 0
+    assert [path.name for path in two.root.glob("**/.*.tmp")] == [young.name]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--no-test", "--data", "x"], "`--data` must not be given with --no-test"),
+        (["--no-test", "--source", "auto"], "`--source` must not be given with --no-test"),
         (["--device", "tpu"], "`--device` must be one of"),
         (["--study", "c"], "`--study` must be one of a, b, but got --study c"),
         (["--archs", "vgg"], "`--archs` must be among"),

@@ -33,6 +33,26 @@ def test_archs_choose(studies: Any) -> None:
         names_of(studies, archs=["vgg"])
 
 
+def test_an_architecture_that_is_asked_for_twice_votes_once(studies: Any) -> None:
+    studies.add("a")
+    assert names_of(studies, archs=["test_efficientnet", "test_efficientnet"]) == ["a #0"]
+
+
+def test_an_alias_and_the_model_that_it_stands_for_are_one_architecture(studies: Any, trial: Any) -> None:
+    for name, arch, recall in (("a", "mobilenet", 0.8), ("b", "mobilenetv2_100", 0.9)):
+        path = studies.add(name, [trial(recall)]).root / "study.json"
+        study = json.loads(path.read_text())
+        study["arch"] |= {"name": arch, "timm_name": "mobilenetv2_100"}
+        path.write_text(json.dumps(study))
+    assert names_of(studies) == ["b #0"]
+    assert names_of(studies, archs=["mobilenetv2_100", "mobilenet"]) == ["b #0"]
+    only_a = read_studies(studies.folder, ["a"])
+    for asked in ("mobilenet", "mobilenetv2_100"):
+        assert [member.name for member in choose_members(only_a, archs=[asked]).members] == ["a #0"]
+    only_b = read_studies(studies.folder, ["b"])
+    assert [member.name for member in choose_members(only_b, archs=["mobilenet"]).members] == ["b #0"]
+
+
 def test_better_trial_without_weights_is_passed_over_with_a_warning(
     studies: Any, trial: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,5 +154,19 @@ def test_missing_or_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_damaged_study_is_named(studies: Any) -> None:
     study = studies.add("a")
     (study.root / "study.json").write_text('{"format": 1, "arch": {"name": "x"}}')
-    with pytest.raises(InputError, match=r"a/study.json must describe a study, but lacks 'data'"):
+    with pytest.raises(InputError, match=r"a/study.json must describe a study, but it lacks 'data'"):
+        read_studies(studies.folder)
+
+
+def test_damaged_study_that_was_not_asked_for_is_not_read(studies: Any) -> None:
+    studies.add("a")
+    (studies.add("b").root / "study.json").write_text("{")
+    assert [study.folder.name for study in read_studies(studies.folder, ["a"])] == ["a"]
+    with pytest.raises(InputError, match=r"b/study.json must be JSON, but it is damaged"):
+        read_studies(studies.folder)
+
+
+def test_study_is_checked_for_all_that_the_report_tells(studies: Any) -> None:
+    studies.add("a", data={"groups": "many"})
+    with pytest.raises(InputError, match=r"a study, but data.groups is 'many' and not of type int\. Restore it"):
         read_studies(studies.folder)

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sklearn.base import clone
 
 from core.errors import InputError
 from core.files import read_json
+from core.layouts import walk_files
 from ensemble import build
 from ensemble.inference import ImageSet, TrialClassifier, load_ensemble
 from ensemble.predict import find_images, main
@@ -135,6 +137,25 @@ def test_out_that_cannot_be_written_is_refused(
     assert error.count("\n") == 1
 
 
+def test_out_never_replaces_an_image_that_is_to_be_classified(
+    ensemble: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = shutil.copytree(image_folder / "mel", tmp_path / "photos")
+    before = (photos / "mel00.png").read_bytes()
+    assert predict(ensemble, photos, "--out", photos / ".." / "photos" / "mel00.png") == 2
+    assert "`--out` must not be one of the images" in capsys.readouterr().err
+    assert (photos / "mel00.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("out", ["ensemble.json", "members/out.csv"])
+def test_out_never_lies_in_the_folder_of_the_ensemble(
+    ensemble: Path, image_folder: Path, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(ensemble, image_folder, "--out", ensemble / out) == 2
+    assert "`--out` must not be inside the ensemble's folder" in capsys.readouterr().err
+    assert read_json(ensemble / "ensemble.json")["format"] == 1
+
+
 def test_folder_without_ensemble_is_refused(
     tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +178,22 @@ def test_images_are_found_at_any_depth_once_and_in_order(tmp_path: Path) -> None
         (tmp_path / name).touch()
     found = find_images([tmp_path / "a.tif", tmp_path / "b", tmp_path / "b" / "1.png"])
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.tif", "b/1.png", "b/c/2.JPG"]
+
+
+def test_folders_are_walked_as_those_of_labelled_images_are(tmp_path: Path) -> None:
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for file in (photos / "a.jpg", photos / "._a.jpg", photos / "__MACOSX" / "b.jpg", elsewhere / "c.jpg"):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    (photos / "linked").symlink_to(elsewhere, target_is_directory=True)
+    assert find_images([photos]) == [photos / "a.jpg", photos / "linked" / "c.jpg"]
+    assert [(photos / file) for file in sorted(walk_files(photos))] == find_images([photos])
+
+
+def test_paths_that_the_result_cannot_hold_are_named(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).touch()
+    with pytest.raises(InputError, match=r"must be UTF-8, .* but 1 are not: .*caf\\xe9\.jpg\. Rename them"):
+        find_images([tmp_path])
 
 
 def test_places_that_do_not_exist_or_hold_no_image_are_refused(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import pytest
 
 from core.archs import Arch
 from ensemble.evaluation import evaluate
+from ensemble.findings import Finding
 from ensemble.markdown import render_markdown
 from ensemble.page import render_page
 from ensemble.parts import Part
 from ensemble.report import metrics
 from ensemble.spec import EnsembleSpec, MemberSpec
-from ensemble.tables import Finding, Report, worst_confusions
+from ensemble.tables import Report, worst_confusions
 
 EVIL = '<script>alert("x")</script>|&`*'
 _VOID = {"meta", "img", "source", "br"}

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def test_file_that_is_cut_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None
         ({"members": [{"study": "a"}]}, "it lacks 'arch'"),
         ({"members": 3}, "not iterable"),
         ({"classes": ["mel"]}, "classes must be two names or more"),
+        ({"left_out": [["a", "b", "c"]]}, "too many values"),
         ({"classes": ["mel", "nv", "df"]}, "the prior of a #3 must be 3 numbers"),
     ],
 )
@@ -100,6 +102,9 @@ def test_damage_is_told_with_its_reason(
     [
         ({"file": "../../secret"}, "must lie in its folder"),
         ({"file": "/etc/passwd"}, "must lie in its folder"),
+        ({"file": 3}, "file is 3 and not of type str"),
+        ({"arch": {**dataclasses.asdict(ARCH), "timm_name": "hf-hub:x/y"}}, "must be a timm model, but is hf-hub:x/y"),
+        ({"arch": {**dataclasses.asdict(ARCH), "timm_name": 3}}, "arch.timm_name is 3 and not of type str"),
         ({"weight": 0}, "must be above 0"),
         ({"weight": "1"}, "must be above 0"),
         ({"prior": ["a", "b"]}, "must be 2 numbers"),

@@ -1,0 +1,65 @@
+"""What searches left for the report to tell: their summaries and the members' epochs, checked when they are read."""
+
+import csv
+from dataclasses import dataclass
+from typing import Any
+
+from core.artifacts import TrialRecord
+from core.errors import InputError
+from ensemble.members import Study
+from ensemble.shapes import NUMBER, find_misfit
+
+_SUMMARY = {
+    "trials": {"complete": int, "pruned": int, "failed": int},
+    "best": [{"number": int, "recall": NUMBER, "recall_interval": (NUMBER, NUMBER), "params": {str: object}}],
+    "importance": {str: NUMBER},
+    "slices": {str: [(object, NUMBER)]},
+    "elapsed_s": NUMBER,
+}
+# What the learning curves are drawn from.
+_CURVES = ("epoch", *(f"{part}_{name}" for part in ("train", "val") for name in ("loss", "accuracy", "recall")))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finding:
+    """What a search found: its `study.json` as `info`, its `summary.json` as `summary` (empty if it has none yet)."""
+
+    study: str
+    arch: str
+    info: dict[str, Any]
+    summary: dict[str, Any]
+
+
+def read_finding(study: Study) -> Finding:
+    """Reads what a search found.
+
+    Raises:
+        InputError: Its `summary.json` is damaged.
+    """
+    summary = study.folder.read_summary()
+    if summary != {} and (misfit := find_misfit(summary, _SUMMARY)):
+        raise InputError(
+            f"{study.folder.root / 'summary.json'} must tell what a search found, but {misfit}. "
+            "Continue its search, which writes it anew, or remove the file."
+        )
+    return Finding(study=study.folder.name, arch=study.arch, info=study.info, summary=summary)
+
+
+def read_history(trial: TrialRecord) -> list[dict[str, float]]:
+    """Reads a trial's epochs.
+
+    Raises:
+        InputError: Its `history.csv` is damaged.
+    """
+    try:
+        history = trial.history()
+    except (ValueError, TypeError, csv.Error) as error:
+        raise _damaged(trial, str(error)) from error
+    if missing := [name for name in _CURVES if not history or name not in history[0]]:
+        raise _damaged(trial, f"it lacks {missing[0]}")
+    return history
+
+
+def _damaged(trial: TrialRecord, reason: str) -> InputError:
+    path = trial.folder / "history.csv"
+    return InputError(f"{path} must have a row of numbers for each epoch, but it is damaged: {reason}. Restore it.")
