@@ -20,7 +20,7 @@ from core.backbones import build_classifier
 from core.checkpoint import RunState, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
-from core.device import autocast, compute_dtype
+from core.device import autocast, compute_dtype, keep_freed_memory
 from core.evaluation import EVAL_BATCH_SIZE, Evaluation, evaluate, predict_proba
 from core.losses import Criterion, class_weights, cross_entropy
 from core.optim import build_optimizer, learning_rate
@@ -122,6 +122,7 @@ class Trainer:
         self, *, arch: Arch, weights: Weights | None, data: TrainData, device: torch.device, seed: int
     ) -> None:
         self.arch, self.data, self.device, self.seed = arch, data, device, seed
+        keep_freed_memory(device)
         if device.type == "cuda":
             # Else the same trial would give other numbers, and a resumed one could not be held to an undisturbed one.
             torch.backends.cudnn.deterministic = True

@@ -18,7 +18,7 @@ from core.archs import Arch
 from core.augment import Augmenter
 from core.backbones import build_classifier
 from core.cli import progress
-from core.device import resolve_device
+from core.device import keep_freed_memory, resolve_device
 from core.errors import InputError
 from core.evaluation import EVAL_BATCH_SIZE, predict_proba
 from core.files import read_tensors
@@ -132,6 +132,7 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
                 "but its tensors don't fit. Use the versions that ensemble.json names, or build the ensemble anew."
             ) from error
         self.device_ = resolve_device(self.device)
+        keep_freed_memory(self.device_)
         self.model_ = model.to(device=self.device_, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes_ = np.asarray(self.classes)
         return self
