@@ -121,6 +121,29 @@ def test_an_interrupted_run_continues_with_the_same_numbers(
     assert all(torch.equal(tensor, undisturbed.model[name]) for name, tensor in resumed.model.items())
 
 
+@pytest.mark.gpu
+def test_an_interrupted_run_continues_with_the_same_numbers_on_a_card(
+    arch: Arch, data: TrainData, tmp_path: Path
+) -> None:
+    cuda = torch.device("cuda")
+    assert isinstance(data.source, ArraySource)
+    source = ArraySource(data.source.images, data.labels, cuda)
+    trainer = Trainer(arch=arch, weights=None, data=dataclasses.replace(data, source=source), device=cuda, seed=0)
+    wanted = config(trainer, epochs=3)
+    undisturbed = trainer.train(wanted, go_on)
+
+    def cut(result: EpochResult) -> None:
+        if result.epoch == 1:
+            raise PowerCut
+
+    checkpoint = tmp_path / "running.safetensors"
+    with pytest.raises(PowerCut):
+        trainer.train(wanted, cut, checkpoint_file=checkpoint)
+    resumed = trainer.train(wanted, go_on, checkpoint_file=checkpoint)
+    assert losses(resumed.history) == losses(undisturbed.history)
+    np.testing.assert_array_equal(resumed.val_probs, undisturbed.val_probs)
+
+
 def test_a_checkpoint_of_another_config_is_refused(trainer: Trainer, tmp_path: Path) -> None:
     checkpoint = tmp_path / "running.safetensors"
     trainer.train(config(trainer, epochs=2), go_on, checkpoint_file=checkpoint)
