@@ -12,9 +12,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from core.errors import InputError
+
+if TYPE_CHECKING:
+    import rich.progress
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -61,6 +64,18 @@ def write(text: str = "") -> None:
     print(text, flush=True)
 
 
+def build_bars() -> "rich.progress.Progress":
+    """Bars on stderr with counts; silent where stderr is no terminal, and never in the way of a redirected stdout."""
+    import rich.console
+    import rich.progress
+
+    console = rich.console.Console(stderr=True)
+    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
+    return rich.progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=sys.stdout.isatty()
+    )
+
+
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Progress]:
     """A progress bar on stderr; silent where stderr is no terminal.
@@ -69,14 +84,7 @@ def progress(description: str, total: int) -> Iterator[Progress]:
         description: What is being counted, a few words.
         total: Count at which the bar is full.
     """
-    import rich.console
-    import rich.progress
-
-    console = rich.console.Console(stderr=True)
-    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-    with rich.progress.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=sys.stdout.isatty()
-    ) as bars:
+    with build_bars() as bars:
         task = bars.add_task(description, total=total)
 
         class Bar:

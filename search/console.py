@@ -1,14 +1,10 @@
 """What a search shows while it runs: bars over trials and epochs, one row per epoch, one line per trial."""
 
-import sys
 import time
 from types import TracebackType
 
-import rich.console
-import rich.progress
-
 from core.artifacts import TrialRecord
-from core.cli import stop_asked, write
+from core.cli import build_bars, stop_asked, write
 from core.config import TrainConfig
 from core.trainer import EpochResult
 from search.objective import COMPLETE, StoppedError
@@ -43,15 +39,7 @@ class Console:
     ) -> None:
         self._names, self._epochs, self._best = names, epochs, best
         self._deadline = deadline
-        console = rich.console.Console(stderr=True)
-        columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-        self._bars = rich.progress.Progress(
-            *columns,
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            redirect_stdout=sys.stdout.isatty(),
-        )
+        self._bars = build_bars()
         self._trials_bar = self._bars.add_task("trials", total=n_trials, completed=finished)
         self._epochs_bar = self._bars.add_task("epochs", total=epochs)
         self._images_bar = self._bars.add_task("images", total=train_images)
