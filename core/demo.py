@@ -185,15 +185,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(args: argparse.Namespace) -> int:
     if args.sheet:
-        from core.demo_sheet import check_sheet
+        from core.sheet import check_sheet
 
         check_sheet(args.sheet)
     folder = write_demo(args.folder, images=args.images, seed=args.seed)
     cli.write(f"{args.images} demo images (procedural, not of people) in {folder}")
     if args.sheet:
-        from core.demo_sheet import write_sheet
+        from core.demo_sheet import write_demo_sheet
 
-        cli.write(f"contact sheet in {write_sheet(folder, args.sheet)}")
+        cli.write(f"contact sheet in {write_demo_sheet(folder, args.sheet)}")
     return 0
 
 

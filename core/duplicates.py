@@ -10,13 +10,16 @@ Legend: N rows of the manifest, P pairs, I images in candidates, S side of a thu
 """
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Resampling
 
 from core.device import available_cores
-from core.images import load_image
+from core.images import load_image, read_image
 from core.manifest import Manifest
 
 _log = logging.getLogger(__name__)
@@ -50,21 +53,58 @@ def near_duplicates(manifest: Manifest) -> IntArray:
     Raises:
         InputError: An image that has to be looked at cannot be read any more.
     """
-    pairs_P2 = _candidates(manifest)
-    identical_P = np.array([manifest.sha256[i] == manifest.sha256[j] for i, j in pairs_P2], dtype=bool)
+    return find_pairs(
+        files=[manifest.file(row) for row in range(len(manifest))],
+        sha256=manifest.sha256,
+        phashes=manifest.phashes,
+        apart=np.unique(np.array(manifest.groups), return_inverse=True)[1],
+    )
+
+
+def find_pairs(
+    *,
+    files: Sequence[Path],
+    sha256: Sequence[str],
+    phashes: Sequence[str],
+    apart: IntArray,
+    within: bool = False,
+    squashed: bool = False,
+    least: float = MIN_CORRELATION,
+) -> IntArray:
+    """The pairs of images that show the same.
+
+    Args:
+        files: Image files (N,).
+        sha256: Hash of each one's bytes, by which copies are known without a look.
+        phashes: Perceptual hash of each, as `ImageReport.phash`.
+        apart: int64 (N,), a number for what each belongs to: only images of different ones are compared.
+        within: Only images of the same one are compared instead.
+        squashed: Whole images are compared, whatever their proportions, and not the squares around their centres: sets
+            such as DermaMNIST squeeze each image into a square.
+        least: Correlation from which on two images are taken for one.
+
+    Returns:
+        int64 (P, 2), the smaller index first.
+
+    Raises:
+        InputError: An image that has to be looked at cannot be read any more.
+    """
+    pairs_P2 = _candidates(phashes, apart, within)
+    identical_P = np.array([sha256[i] == sha256[j] for i, j in pairs_P2], dtype=bool)
     same_P = identical_P.copy()
-    same_P[~identical_P] = _correlations(manifest, pairs_P2[~identical_P]) >= MIN_CORRELATION
+    same_P[~identical_P] = _correlations(files, pairs_P2[~identical_P], squashed) >= least
     found_P2: IntArray = pairs_P2[same_P]
     return found_P2
 
 
-def _candidates(manifest: Manifest) -> IntArray:
-    """Pairs of rows from different groups whose hashes differ in few bits, the closest first; int64 (P, 2)."""
-    words_NW = np.stack([np.frombuffer(bytes.fromhex(phash), dtype=np.uint64) for phash in manifest.phashes])
-    groups_N = np.unique(np.array(manifest.groups), return_inverse=True)[1]
+def _candidates(phashes: Sequence[str], apart_N: IntArray, within: bool) -> IntArray:
+    """Pairs whose hashes differ in few bits, the closest first; int64 (P, 2)."""
+    if not phashes:
+        return np.empty((0, 2), dtype=np.int64)
+    words_NW = np.stack([np.frombuffer(bytes.fromhex(phash), dtype=np.uint64) for phash in phashes])
     found = np.empty((0, 3), dtype=np.int64)  # distance, row, row
     dropped = 0
-    for start in range(0, len(manifest), _BLOCK):
+    for start in range(0, len(words_NW), _BLOCK):
         block_BW, rest_RW = words_NW[start : start + _BLOCK], words_NW[start:]
         distance_BR = np.zeros((len(block_BW), len(rest_RW)), dtype=np.uint8)
         for block_B, rest_R in zip(block_BW.T, rest_RW.T, strict=True):
@@ -72,7 +112,7 @@ def _candidates(manifest: Manifest) -> IntArray:
         first_P, second_P = np.nonzero(distance_BR <= MAX_DISTANCE)
         distance_P = distance_BR[first_P, second_P]
         rows = np.stack([distance_P, first_P + start, second_P + start], axis=1).astype(np.int64)
-        rows = rows[(first_P < second_P) & (groups_N[rows[:, 1]] != groups_N[rows[:, 2]])]
+        rows = rows[(first_P < second_P) & ((apart_N[rows[:, 1]] == apart_N[rows[:, 2]]) == within)]
         found = np.concatenate([found, rows])
         found = found[np.argsort(found[:, 0], kind="stable")]
         dropped += max(0, len(found) - _MOST_CANDIDATES)
@@ -82,24 +122,27 @@ def _candidates(manifest: Manifest) -> IntArray:
     return found[:, 1:]
 
 
-def _correlations(manifest: Manifest, pairs_P2: IntArray) -> FloatArray:
+def _correlations(files: Sequence[Path], pairs_P2: IntArray, squashed: bool) -> FloatArray:
     """The best correlation of each pair over all small shifts, float32 (P,) in [-1, 1]."""
     rows_I, places_P2 = np.unique(pairs_P2, return_inverse=True)
     places_P2 = places_P2.reshape(-1, 2)
     if not len(rows_I):
         return np.empty(0, dtype=np.float32)
     with ThreadPoolExecutor(available_cores()) as threads:  # Pillow lets go of the GIL while it decodes
-        thumbnails_ISS = np.stack(list(threads.map(lambda row: _thumbnail(manifest, row), rows_I.tolist())))
+        thumbnails_ISS = np.stack(list(threads.map(lambda row: _thumbnail(files[row], squashed), rows_I.tolist())))
     batches = [places_P2[start : start + _BATCH] for start in range(0, len(places_P2), _BATCH)]
     return np.concatenate([_best_correlation(thumbnails_ISS[b[:, 0]], thumbnails_ISS[b[:, 1]]) for b in batches])
 
 
-def _thumbnail(manifest: Manifest, row: int) -> FloatArray:
+def _thumbnail(file: Path, squashed: bool) -> FloatArray:
     """The structures of an image without its shading, float32 (S, S)."""
     from scipy.ndimage import gaussian_filter
 
-    # green: where blood and pigment stand out most from skin
-    green_SS = load_image(manifest.file(row), _THUMBNAIL)[:, :, 1].astype(np.float32)
+    if squashed:
+        pixels = np.asarray(read_image(file, at_least=_THUMBNAIL).resize((_THUMBNAIL, _THUMBNAIL), Resampling.HAMMING))
+    else:
+        pixels = load_image(file, _THUMBNAIL)
+    green_SS = pixels[:, :, 1].astype(np.float32)  # where blood and pigment stand out most from skin
     structures: FloatArray = gaussian_filter(green_SS, _FINE) - gaussian_filter(green_SS, _COARSE)
     return structures
 

@@ -1,4 +1,8 @@
-"""The one exception that means: the user gave something we cannot use."""
+"""The one exception that means: the user gave something we cannot use; and how its sentence names culprits."""
+
+from collections.abc import Collection
+
+_MOST_NAMED = 12  # of many culprits an error names no more than these
 
 
 class InputError(ValueError):
@@ -7,3 +11,19 @@ class InputError(ValueError):
     The message is one sentence for people: the rule, the value and the way out. The command lines print it without
     a traceback and exit with 2; anything else that is raised is our own defect and keeps its traceback.
     """
+
+
+def few(names: Collection[str]) -> str:
+    """Names for an error message: all of them up to a dozen, then how many more."""
+    first = ", ".join(shorten(one_line(name)) for name in list(names)[:_MOST_NAMED])
+    return f"{first} and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else first
+
+
+def shorten(text: str, length: int = 200) -> str:
+    """Text cut to a length that a sentence can hold."""
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def one_line(text: str) -> str:
+    """Text of a file's making, fit for a terminal: line breaks and other control characters become escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

@@ -5,6 +5,7 @@ Safe to call from several threads and processes at once.
 
 import math
 import os
+import stat
 import struct
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from core.errors import InputError
+from core.jpeg import count_scans
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 
@@ -25,6 +27,10 @@ _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 _STORED_SCALE = 1.15
 # Largest image that is decoded, width x height: Pillow's own limit, which by default it only warns of at this size.
 MAX_PIXELS = 89_478_485
+# Longest side, as JPEG has it: scaling an image of 80,000,000 x 1 pixels takes more memory than there is.
+_MAX_SIDE = 65_535
+_MAX_BYTES = 1 << 30  # of a file; 16 bit a channel, uncompressed, `MAX_PIXELS` take 0.7 GB
+_MAX_SCANS = 100  # of a JPEG, as libtiff has it; programs write 10
 _ORIENTATION = 0x0112  # EXIF tag, whose values 2 to 8 ask for these
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,13 +75,7 @@ def load_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
     Raises:
         InputError: The file cannot be read or decoded.
     """
-    try:
-        with path.open("rb") as file:
-            image = decode(file, at_least=size)
-    except (UnreadableImageError, OSError) as error:
-        reason = (error.strerror or "cannot be read") if isinstance(error, OSError) else error
-        sentence = f"An image must be readable, but {path} is not ({reason}). Replace it or leave it out."
-        raise InputError(sentence) from error
+    image = read_image(path, at_least=size)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     # HAMMING averages about one source area per pixel (BOX would alias at ratios below 2, BILINEAR blurs more); it has
@@ -83,6 +83,36 @@ def load_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
     resample = Image.Resampling.HAMMING if side >= size else Image.Resampling.BICUBIC
     square = image.resize((size, size), resample, box=(left, top, left + side, top + side))
     return np.asarray(square, dtype=np.uint8).copy()
+
+
+def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
+    """Decodes a whole file into upright RGB; `at_least` as for `decode`.
+
+    Raises:
+        InputError: The file cannot be read or decoded.
+    """
+    try:
+        with path.open("rb") as file:
+            return decode(file, at_least=at_least)
+    except (UnreadableImageError, OSError) as error:
+        reason = (error.strerror or "cannot be read") if isinstance(error, OSError) else error
+        sentence = f"An image must be readable, but {path} is not ({reason}). Replace it or leave it out."
+        raise InputError(sentence) from error
+
+
+def open_image(path: Path) -> BinaryIO:
+    """Opens a file for `decode`.
+
+    Raises:
+        UnreadableImageError: It is no regular file, or far too long for an image.
+        OSError: The file system can't open it.
+    """
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise UnreadableImageError("not a regular file")  # opening a pipe waits for somebody to write into it
+    if status.st_size > _MAX_BYTES:
+        raise UnreadableImageError(f"{status.st_size >> 20:,} MB, more than {_MAX_BYTES >> 20:,}")
+    return path.open("rb")
 
 
 def decode(file: BinaryIO, *, at_least: int | None = None) -> Image.Image:
@@ -96,15 +126,19 @@ def decode(file: BinaryIO, *, at_least: int | None = None) -> Image.Image:
             nothing is left out.
 
     Raises:
-        UnreadableImageError: It cannot be decoded completely, or has more than `MAX_PIXELS`.
+        UnreadableImageError: It cannot be decoded completely, has more than `MAX_PIXELS`, or was made to take for ever.
         OSError: The file system failed, not the image.
     """
     try:
         image = Image.open(file, formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-        if at_least is not None and image.format in ("JPEG", "MPO"):
-            image.draft(image.mode, (2 * at_least, 2 * at_least))
+        if max(image.size) > _MAX_SIDE:
+            raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {_MAX_SIDE:,} a side")
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(file)
+            if at_least is not None:
+                image.draft(image.mode, (2 * at_least, 2 * at_least))
         image.load()
         return _to_rgb(_upright(image))
     except UnreadableImageError:
@@ -119,6 +153,12 @@ def decode(file: BinaryIO, *, at_least: int | None = None) -> Image.Image:
         raise UnreadableImageError(_reason(error)) from error
 
 
+def _check_scans(file: BinaryIO) -> None:
+    file.seek(0)
+    if (scans := count_scans(file.read())) > _MAX_SCANS:
+        raise UnreadableImageError(f"{scans:,} scans, more than {_MAX_SCANS}")
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
@@ -130,10 +170,13 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow clips 16 bit to white instead of scaling them; 257 maps 65,535 to 255 exactly.
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65_535:
+        stored = np.asarray(image)
+        if stored.min() < 0 or stored.max() > 65_535:
             raise UnreadableImageError("more than 16 bit a pixel")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        values = stored.astype(np.uint32)
+        values += 128  # in place, as `MAX_PIXELS` take 0.4 GB
+        values //= 257
+        image = Image.fromarray(values.astype(np.uint8))
     if image.mode == "F":
         raise UnreadableImageError("floating-point pixels")
     if image.has_transparency_data:

@@ -20,7 +20,7 @@ from core import cli
 from core.cache import cache_folder
 from core.device import available_cores
 from core.files import written_aside
-from core.images import UnreadableImageError, decode
+from core.images import UnreadableImageError, decode, open_image
 
 _log = logging.getLogger(__name__)
 
@@ -59,15 +59,18 @@ def inspect_image(path: Path) -> ImageReport:
     import imagehash
 
     try:
-        content = path.read_bytes()
+        with open_image(path) as file:
+            content = file.read()
     except OSError as error:
         return ImageReport("", "", 0, 0, error.strerror or "cannot be read")
+    except UnreadableImageError as error:
+        return ImageReport("", "", 0, 0, str(error))
     sha256 = hashlib.sha256(content).hexdigest()
     try:
         image = decode(io.BytesIO(content))
+        phash = f"{imagehash.phash(image)}{imagehash.dhash(image)}"
     except UnreadableImageError as error:
         return ImageReport(sha256, "", 0, 0, str(error))
-    phash = f"{imagehash.phash(image)}{imagehash.dhash(image)}"
     return ImageReport(sha256, phash, image.width, image.height, None)
 
 

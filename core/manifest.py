@@ -15,19 +15,21 @@ class Manifest:
     """The rows of an image set, in a fixed order.
 
     Attributes:
-        root: Absolute folder that `paths` are relative to.
-        layout: Name of the recognised layout, such as ``ham10000``.
-        paths: One POSIX path a row, relative to `root`, sorted.
+        roots: Absolute folders of the sets, in the order in which they were given; mostly one.
+        layout: Names of the recognised layouts, such as ``ham10000``.
+        paths: One name a row, sorted: the POSIX path relative to the root; with several roots the number of the
+            root, counted from 1, and a slash before it.
         labels: int64 (N,), an index into `classes` a row.
         groups: One lesion or patient id a row; rows of one group never end in two splits.
         classes: Class names, sorted; their order is the order of every probability column.
         sha256: Hash of each file's bytes, hexadecimal.
         phashes: Perceptual hash of each image, hexadecimal; near-duplicates differ in few bits.
+        splits: One official role a row, ``train``, ``val``, ``test`` or empty; no roles at all if there are none.
         grouped: False if the folder named no lesions, so that every image is its own group.
         demo: True for the built-in procedural images, whose results must never pass for clinical ones.
     """
 
-    root: Path
+    roots: tuple[Path, ...]
     layout: str
     paths: tuple[str, ...]
     labels: npt.NDArray[np.int64]
@@ -35,12 +37,14 @@ class Manifest:
     classes: tuple[str, ...]
     sha256: tuple[str, ...]
     phashes: tuple[str, ...]
+    splits: tuple[str, ...] = ()
     grouped: bool = True
     demo: bool = False
 
     def __post_init__(self) -> None:
         lengths = {len(self.paths), len(self.labels), len(self.groups), len(self.sha256), len(self.phashes)}
         assert len(lengths) == 1, f"columns of different lengths: {sorted(lengths)}"
+        assert len(self.splits) in (0, len(self.paths)), f"{len(self.splits)} official roles of {len(self.paths)} rows"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,7 +56,15 @@ class Manifest:
 
     def file(self, row: int) -> Path:
         """The absolute path of one row's image."""
-        return self.root / self.paths[row]
+        if len(self.roots) == 1:
+            return self.roots[0] / self.paths[row]
+        number, path = self.paths[row].split("/", 1)
+        return self.roots[int(number) - 1] / path
+
+    @property
+    def where(self) -> str:
+        """The folders, for messages."""
+        return " and ".join(map(str, self.roots))
 
     @cached_property
     def fingerprint(self) -> str:

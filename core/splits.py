@@ -4,18 +4,21 @@ Legend: N rows, G groups, C classes.
 """
 
 import hashlib
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from core.duplicates import near_duplicates
-from core.errors import InputError
-from core.layouts import few
+from core.errors import InputError, few
 from core.manifest import Manifest
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+_log = logging.getLogger(__name__)
 
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
@@ -26,41 +29,113 @@ _TEST_SALT = "test"
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which rows play which role; each is a sorted int64 array, and together they are all rows."""
+    """Which rows play which role; each is a sorted int64 array, and together they are all rows.
+
+    Attributes:
+        train: What models learn from.
+        val: What trials are judged by.
+        test: Sealed.
+        seed: What drew those parts that nothing official names.
+        left_out: Rows that must play no role, because another photo of their lesion is officially in a stricter part.
+    """
 
     train: IntArray
     val: IntArray
     test: IntArray
     seed: int
+    left_out: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def split_manifest(manifest: Manifest, *, seed: int = 0) -> Split:
-    """Splits 70/15/15 by group, within each class as near to it as whole groups allow.
+    """Splits 70/15/15 by group, within each class as near to it as whole groups allow; official parts stay as they are.
 
     Near-duplicates count as one group, even if their labels differ. Groups are drawn in the order of a hash of their
     images' bytes: neither the names nor the order of the files matter, and the test part is the same for every seed.
+
+    Where the data name an official test or validation part, it is taken and only what is missing is drawn, from the
+    rest. A group whose photos are officially in several parts belongs to the strictest of them (test, then val); its
+    photos in the others are left out, as a model must not be judged on lesions that it has seen.
 
     Args:
         manifest: The images.
         seed: Varies which of the other rows are for training and which for validation.
 
     Raises:
-        InputError: A class has fewer than three groups, or its groups don't reach every part.
+        InputError: A class has too few groups, or its groups don't reach every part.
     """
-    group_of_N = joined_groups(manifest)
-    counts_GC = np.zeros((group_of_N.max() + 1, len(manifest.classes)), dtype=np.int64)
-    np.add.at(counts_GC, (group_of_N, manifest.labels), 1)
-    _refuse_small_classes(manifest, counts_GC)
-    names_G = _names(manifest, group_of_N)
-    everything_G = np.ones(len(names_G), dtype=bool)
-    test_G = _draw(counts_GC, everything_G, _order(names_G, _TEST_SALT), share=TEST_SHARE, leave=2)
-    val_G = _draw(counts_GC, ~test_G, _order(names_G, f"val {seed}"), share=VAL_SHARE, leave=1)
-    part_of_N = np.where(test_G, 2, np.where(val_G, 1, 0))[group_of_N]
-    train, val, test = (np.flatnonzero(part_of_N == part) for part in range(len(_PARTS)))
-    split = Split(train, val, test, seed)
-    check_disjoint(split, group_of_N)
+    given = _official_parts(manifest)
+    counts_GC, drawn = given.counts_GC, given.drawn
+    test_G, val_G, pool_G = given.test_G, given.val_G, ~(given.test_G | given.val_G)
+    _refuse_small_classes(manifest, given)
+    names_G = _names(manifest, given.group_of_N)
+    if "test" in drawn:
+        test_G = _draw(counts_GC, pool_G, _order(names_G, _TEST_SALT), share=TEST_SHARE, leave=len(drawn))
+    if "val" in drawn:
+        val_G = _draw(counts_GC, pool_G & ~test_G, _order(names_G, f"val {seed}"), share=VAL_SHARE, leave=1)
+    part_of_N = np.where(test_G, 2, np.where(val_G, 1, 0))[given.group_of_N]
+    part_of_N[given.left_out_N] = 3
+    train, val, test, left_out = (np.flatnonzero(part_of_N == part) for part in range(4))
+    split = Split(train, val, test, seed, left_out)
+    check_disjoint(split, given.group_of_N)
     _check_classes(manifest, split)
+    if len(left_out):
+        _log.warning("%s images are left out: their lesions are in a stricter official part", f"{len(left_out):,}")
     return split
+
+
+def classes_that_do_not_split(manifest: Manifest) -> list[str]:
+    """The classes that would have to go for `split_manifest` to find enough groups of each in every part."""
+    given = _official_parts(manifest)
+    lacks_C = _groups_per_class(given) < given.least
+    for part_G in (given.test_G, given.val_G):
+        if part_G.any():
+            lacks_C |= given.counts_GC[part_G].sum(axis=0) == 0
+    return [name for name, lacks in zip(manifest.classes, lacks_C, strict=True) if lacks]
+
+
+@dataclass(frozen=True, eq=False)
+class _OfficialParts:
+    """What the data themselves say of the parts.
+
+    Attributes:
+        group_of_N: The group of each row, near-duplicates joined.
+        test_G: Groups of the official test part, bool (G,).
+        val_G: Groups of the official validation part, bool (G,).
+        left_out_N: Rows whose group is in a stricter part than they are, bool (N,).
+        counts_GC: Images of each class in each group, those left out not counted.
+        drawn: Parts beside train that nothing official names.
+    """
+
+    group_of_N: IntArray
+    test_G: BoolArray
+    val_G: BoolArray
+    left_out_N: BoolArray
+    counts_GC: IntArray
+    drawn: tuple[str, ...]
+
+    @property
+    def least(self) -> int:
+        """Groups that a class must have outside the official parts: one for each part that is drawn, and train."""
+        return 1 + len(self.drawn)
+
+
+def _official_parts(manifest: Manifest) -> _OfficialParts:
+    group_of_N = joined_groups(manifest)
+    roles_N = np.array(manifest.splits or [""] * len(manifest))
+    test_G, val_G = (_groups_of(group_of_N, roles_N == part) for part in ("test", "val"))
+    val_G &= ~test_G
+    left_out_N = (test_G[group_of_N] & (roles_N != "test")) | (val_G[group_of_N] & (roles_N != "val"))
+    counts_GC = np.zeros((len(test_G), len(manifest.classes)), dtype=np.int64)
+    np.add.at(counts_GC, (group_of_N[~left_out_N], manifest.labels[~left_out_N]), 1)
+    drawn = tuple(part for part in ("test", "val") if part not in manifest.splits)
+    return _OfficialParts(group_of_N, test_G, val_G, left_out_N, counts_GC, drawn)
+
+
+def _groups_of(group_of_N: IntArray, mask_N: BoolArray) -> BoolArray:
+    """The groups that have a row in the mask, bool (G,)."""
+    groups_G = np.zeros(int(group_of_N.max()) + 1, dtype=bool)
+    groups_G[group_of_N[mask_N]] = True
+    return groups_G
 
 
 @lru_cache(maxsize=1)
@@ -79,7 +154,7 @@ def joined_groups(manifest: Manifest) -> IntArray:
 
 
 def check_disjoint(split: Split, group_of_N: IntArray) -> None:
-    """Makes sure that every row is in exactly one part, and all rows of a group in the same.
+    """Makes sure that every row is in exactly one part or left out, and all rows of a group in the same.
 
     Args:
         split: The rows of each part.
@@ -88,7 +163,7 @@ def check_disjoint(split: Split, group_of_N: IntArray) -> None:
     Raises:
         ValueError: They aren't, so that a model would be judged on what it has learned.
     """
-    rows = np.concatenate([split.train, split.val, split.test])
+    rows = np.concatenate([split.train, split.val, split.test, split.left_out])
     if not np.array_equal(np.sort(rows), np.arange(len(group_of_N))):
         raise ValueError(f"The parts must hold each of {len(group_of_N)} rows once, but hold {len(rows)} others.")
     groups = {part: set(group_of_N[getattr(split, part)].tolist()) for part in _PARTS}
@@ -98,9 +173,7 @@ def check_disjoint(split: Split, group_of_N: IntArray) -> None:
             raise ValueError(f"The parts must share no group, but {first} and {second} share {len(both)}: {named}.")
 
 
-def _draw(
-    counts_GC: IntArray, free_G: npt.NDArray[np.bool_], order_G: IntArray, *, share: float, leave: int
-) -> npt.NDArray[np.bool_]:
+def _draw(counts_GC: IntArray, free_G: BoolArray, order_G: IntArray, *, share: float, leave: int) -> BoolArray:
     """Chooses groups that hold a share of each class, the rarest class first.
 
     Args:
@@ -155,13 +228,19 @@ def _order(names_G: list[str], salt: str) -> IntArray:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
-def _refuse_small_classes(manifest: Manifest, counts_GC: IntArray) -> None:
-    groups_C = np.count_nonzero(counts_GC, axis=0)
-    small = [f"{name} ({n})" for name, n in zip(manifest.classes, groups_C.tolist(), strict=True) if n < len(_PARTS)]
+def _groups_per_class(given: _OfficialParts) -> IntArray:
+    """Groups of each class that are in no official test or validation part, int64 (C,)."""
+    return np.asarray(np.count_nonzero(given.counts_GC[~(given.test_G | given.val_G)], axis=0))
+
+
+def _refuse_small_classes(manifest: Manifest, given: _OfficialParts) -> None:
+    groups_C = _groups_per_class(given).tolist()
+    small = [f"{name} ({n})" for name, n in zip(manifest.classes, groups_C, strict=True) if n < given.least]
     if small:
+        parts = few([part for part in _PARTS if part == "train" or part in given.drawn])
         raise InputError(
-            "Every class must have 3 lesions or patients or more (near-duplicates count as one), one for each of "
-            f"train, val and test, but these have fewer: {few(small)}. Add images or leave the classes out."
+            f"Every class must have {given.least} lesions or patients or more (near-duplicates count as one), one for "
+            f"each of {parts}, but these have fewer: {few(small)}. Add images or leave the classes out."
         )
 
 
@@ -169,7 +248,10 @@ def _check_classes(manifest: Manifest, split: Split) -> None:
     for part in _PARTS:
         present = set(manifest.labels[getattr(split, part)].tolist())
         if absent := [name for index, name in enumerate(manifest.classes) if index not in present]:
+            official = part in manifest.splits
+            why = "as the official part has no image of them" if official else "because lesions have several labels"
+            way_out = "Leave these classes out" if official else "Give each of these lesions one label"
             raise InputError(
                 f"Every class must reach train, val and test with whole lesions, but {part} would lack {few(absent)}, "
-                "because lesions have several labels. Add images, or give each of these lesions one label."
+                f"{why}. {way_out}, or add images."
             )

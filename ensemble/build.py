@@ -82,7 +82,7 @@ def build(args: argparse.Namespace, command: str) -> int:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     for name in ("data", "source"):
-        if args.no_test and getattr(args, name) is not None:
+        if args.no_test and getattr(args, name):
             raise InputError(
                 f"`--{name}` must not be given with --no-test, which opens no images. Leave one of them out."
             )
@@ -220,7 +220,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--study", action="append", default=[], metavar="NAME", help="study that takes part; repeat it for more [all]"
     )
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the images are, if they have moved")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="where the images are, if they have moved; as often and in the order as for the search",
+    )
     parser.add_argument("--no-test", action="store_true", help="leave the test split sealed; report on validation only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--source", choices=("auto", "resident", "ffcv", "torch"), help="how images are read [auto]")

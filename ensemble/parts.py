@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from core.dataspec import DataSpec
 from core.errors import InputError
 from core.manifest import Manifest
 from ensemble.members import Member, Study
@@ -87,12 +88,12 @@ def _read_val_probs(member: Member, expected: tuple[int, int]) -> npt.NDArray[np
     return probs_NC
 
 
-def find_test(study: Study, data: Path | None = None) -> tuple[Manifest, npt.NDArray[np.int64], Part]:
+def find_test(study: Study, places: Sequence[Path] = ()) -> tuple[Manifest, npt.NDArray[np.int64], Part]:
     """Finds the data that a study was made on, and its test rows.
 
     Args:
         study: Says where the data were and what they were.
-        data: Where they are now; None if they haven't moved.
+        places: Where they are now, in the order in which the search was given them; none if they haven't moved.
 
     Returns:
         All images, the rows of the test split, and what they are. The true classes are those of the data, whose
@@ -103,11 +104,12 @@ def find_test(study: Study, data: Path | None = None) -> tuple[Manifest, npt.NDA
     """
     from core.datasets import load_manifest
 
-    root = data or Path(study.info["data"]["root"])
-    if not root.is_dir():
-        way_out = "Choose the right one." if data else "Say with --data where it is now, or build with --no-test."
-        raise InputError(f"The data folder of {study.folder.name} must exist, but {root} does not. {way_out}")
-    manifest = load_manifest(root)
+    spec = _spec_of(study, places)
+    if gone := [place for place in spec.places if not place.exists()]:
+        way_out = "Choose the right one." if places else "Say with --data where it is now, or build with --no-test."
+        raise InputError(f"The data of {study.folder.name} must exist, but {gone[0]} does not. {way_out}")
+    manifest = load_manifest(spec)
+    root = manifest.where
     expected = study.info["data"]["fingerprint"]
     row_of = {path: row for row, path in enumerate(manifest.paths)}
     sealed = read_part(study, "test")
@@ -131,6 +133,22 @@ def find_test(study: Study, data: Path | None = None) -> tuple[Manifest, npt.NDA
             f"lists {', '.join(study.info['data']['classes'])}. Restore it."
         )
     return manifest, rows, dataclasses.replace(sealed, labels=manifest.labels[rows])
+
+
+def _spec_of(study: Study, places: Sequence[Path]) -> DataSpec:
+    """What the search was told of its data; `places` take the place of its places."""
+    data = study.info["data"]
+    try:
+        spec = DataSpec.from_dict({"places": [data["root"]], "columns": {}, **data})
+    except (KeyError, TypeError) as error:
+        path = study.folder.root / "study.json"
+        raise InputError(f"{path} must tell where the data are, but it is damaged ({error}). Restore it.") from error
+    if places and len(places) != len(spec.places):
+        raise InputError(
+            f"`--data` must be given {len(spec.places)} times, as for the search of {study.folder.name}, but was "
+            f"given {len(places)} times. Give them in the same order."
+        )
+    return dataclasses.replace(spec, places=tuple(places)) if places else spec
 
 
 def _damaged(study: Study, reason: str) -> InputError:

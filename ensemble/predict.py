@@ -52,7 +52,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
         InputError: A place does not exist, there is no image at all, or a path cannot be written into the result.
     """
     from core.images import SUFFIXES
-    from core.layouts import in_utf8, walk_files
+    from core.listing import in_utf8, walk_files
 
     if missing := [str(place) for place in places if not place.exists()]:
         raise InputError(f"Images must exist, but {_enumerate(missing)} does not. Check the path.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.cli import natural_int, positive_int, run
+from core.dataspec import add_data_arguments, read_data_arguments
 
 # torch, timm and optuna take seconds to import and --help must not: they come after the parsing.
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="finished trials that the study is to hold, restarts counted in",
     )
-    parser.add_argument(
-        "--data", type=Path, help="folder of labelled images (default: data/, else built-in demo images)"
+    add_data_arguments(
+        parser,
+        help="folder of labelled images, CSV or npz file; repeated, they are merged (default: data/, else demo images)",
     )
     parser.add_argument("--studies", type=Path, default=Path("studies"), help="where results go (default: studies)")
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: the arch)")
@@ -90,7 +92,7 @@ def read_settings(args: argparse.Namespace) -> "Settings":
             raise InputError(f"`--{name}` must be one of {', '.join(choices)}, but got --{name}={value}. Choose one.")
     return Settings(
         arch=args.arch,
-        data=args.data,
+        data=read_data_arguments(args, args.data),
         studies=StudiesFolder(args.studies),
         study=args.study,
         epochs=args.epochs,

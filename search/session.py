@@ -112,7 +112,7 @@ class Session:
             f"Study {setup.folder.name}: {to_go} trials to go, {finished} finished, of {setup.arch.timm_name} at "
             f"{setup.arch.image_size} pixels on {describe_device(trainer.device)}"
         )
-        write(f"  data     {manifest.root} ({manifest.layout}), {len(manifest.classes)} classes")
+        write(f"  data     {manifest.where} ({manifest.layout}), {len(manifest.classes)} classes")
         write(f"           {train} images to train, {val} to validate, {test} sealed for the test")
         write(f"  weights  {setup.weights.origin}")
         for name, words in setup.space.describe().items():

@@ -20,6 +20,7 @@ from core.cache import cache_folder
 from core.cli import write
 from core.config import TrainConfig
 from core.datasets import load_manifest
+from core.dataspec import DataSpec
 from core.demo import VERSION, write_demo
 from core.errors import InputError
 from core.loaders import open_source
@@ -41,7 +42,7 @@ class Settings:
     """What the user asked for; see `python -m search.run --help`."""
 
     arch: str
-    data: Path | None
+    data: DataSpec
     studies: StudiesFolder
     study: str | None
     epochs: int
@@ -63,6 +64,7 @@ class Setup:
         settings: What the user asked for.
         arch: The backbone, with the image size in force.
         manifest: All rows.
+        data: Where they are.
         split: Their parts.
         weights: First weights.
         space: What the study searches.
@@ -72,6 +74,7 @@ class Setup:
     settings: Settings
     arch: Arch
     manifest: Manifest
+    data: DataSpec
     split: Split
     weights: Weights
     space: Space
@@ -130,15 +133,22 @@ def prepare(settings: Settings) -> Setup:
     arch = resolve_arch(settings.arch)
     if settings.image_size is not None:
         arch = dataclasses.replace(arch, image_size=settings.image_size)
-    folder_of_data = locate_data(settings.data)
-    manifest = load_manifest(folder_of_data)
+    data = locate_data(settings.data)
+    manifest = load_manifest(data)
     split = split_manifest(manifest, seed=settings.seed)
     folder = settings.studies.study(settings.study or ("demo-" if manifest.demo else "") + settings.arch)
     weights = find_weights(settings, arch, folder)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
     return Setup(
-        settings=settings, arch=arch, manifest=manifest, split=split, weights=weights, space=space, folder=folder
+        settings=settings,
+        arch=arch,
+        manifest=manifest,
+        data=data,
+        split=split,
+        weights=weights,
+        space=space,
+        folder=folder,
     )
 
 
@@ -171,14 +181,16 @@ def start_or_continue(setup: Setup, study: optuna.Study) -> None:
     folder.write_study(describe_study(setup), rows)
 
 
-def locate_data(folder: Path | None) -> Path:
-    """The folder that was asked for, else `data/` if there is one, else the built-in demo images, said loudly."""
-    if folder is not None:
-        return folder
+def locate_data(data: DataSpec) -> DataSpec:
+    """What was asked for, else `data/` if there is one, else the built-in demo images, said loudly."""
+    if data.places:
+        return data
     if Path("data").is_dir():
-        return Path("data")
+        return dataclasses.replace(data, places=(Path("data"),))
+    if data.columns:
+        raise InputError("`--data` must be given where columns are, but got none. Say which table they are of.")
     write("NO --data GIVEN AND NO FOLDER data/: using built-in DEMO images. Their results say nothing about real skin.")
-    return write_demo(cache_folder("demo") / f"{DEMO_IMAGES}-images-{VERSION}", images=DEMO_IMAGES)
+    return DataSpec((write_demo(cache_folder("demo") / f"{DEMO_IMAGES}-images-{VERSION}", images=DEMO_IMAGES),))
 
 
 def find_weights(settings: Settings, arch: Arch, folder: StudyFolder) -> Weights:
@@ -202,7 +214,8 @@ def describe_study(setup: Setup) -> dict[str, Any]:
         "arch": dataclasses.asdict(setup.arch),
         "demo": manifest.demo,
         "data": {
-            "root": str(manifest.root),
+            "root": manifest.where,
+            **setup.data.to_dict(),
             "layout": manifest.layout,
             "fingerprint": manifest.fingerprint,
             "classes": list(manifest.classes),
@@ -232,7 +245,8 @@ def describe_study(setup: Setup) -> dict[str, Any]:
 def split_rows(manifest: Manifest, split: Split) -> list[dict[str, str]]:
     """The rows of `split.csv`, in the manifest's order."""
     lesions = lesion_names(manifest)
-    part_of_row = {int(row): part for part in ("train", "val", "test") for row in getattr(split, part)}
+    parts = {"train": split.train, "val": split.val, "test": split.test, "left out": split.left_out}
+    part_of_row = {int(row): part for part, rows in parts.items() for row in rows}
     return [
         {
             "image": manifest.paths[row],

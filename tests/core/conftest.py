@@ -21,7 +21,7 @@ def write_noise() -> Callable[[Path, int], Manifest]:
         for name in names:
             Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(folder / name)
         return Manifest(
-            root=folder,
+            roots=(folder,),
             layout="folder",
             paths=names,
             labels=rng.integers(0, 5, count),

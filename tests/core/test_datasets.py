@@ -1,5 +1,6 @@
 import csv
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -10,17 +11,14 @@ import pytest
 from PIL import Image
 
 from core.datasets import load_manifest
+from core.dataspec import DataSpec
+from core.demo import write_demo
 from core.errors import InputError
-from core.layouts import walk_files
+from core.listing import walk_files
+from tests.fixtures.images import write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
-
-
-def write_image(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    Image.fromarray(small).resize((32, 24), Image.Resampling.BICUBIC).save(path)
 
 
 def write_table(path: Path, lines: Iterable[tuple[str, str, str]], *, encoding: str = "utf-8") -> None:
@@ -128,7 +126,8 @@ def test_images_without_a_row_are_left_out_with_their_count(ham: Path, caplog: p
     write_table(ham / "HAM10000_metadata.csv", LINES[:-3])
 
     assert len(load_manifest(ham)) == 13
-    assert "3 images have no row in HAM10000_metadata.csv" in caplog.text
+    assert "3 images below" in caplog.text
+    assert "have no label and are left out" in caplog.text
 
 
 def test_class_folders_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -170,33 +169,32 @@ def test_no_such_folder_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", r"`--data` must be a folder, but at .*nowhere there is nothing")
 
 
-def test_a_file_instead_of_a_folder_is_refused(ham: Path) -> None:
-    refused(ham / "HAM10000_metadata.csv", r"there is a file\. Give the folder")
+def test_a_file_of_another_kind_is_refused(ham: Path) -> None:
+    refused(next(ham.glob("*/*.jpg")), r"a folder, a CSV or an npz file, but .*\.jpg is none of them\. Unpack")
+
+
+def test_a_table_may_be_given_itself(ham: Path) -> None:
+    (ham / "more.csv").write_text("image_id,dx,lesion_id\n")
+
+    assert load_manifest(ham / "HAM10000_metadata.csv").fingerprint
+    assert len(load_manifest(ham / "HAM10000_metadata.csv")) == 16
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, r"must be a folder with images \(\.bmp, .*has none")
 
 
-def test_a_table_without_the_columns_is_refused_with_those_it_has(ham: Path) -> None:
-    (ham / "HAM10000_metadata.csv").write_text("image,kind\nISIC_00,nv\n")
+def test_a_table_without_labels_is_refused_with_the_columns_it_has(ham: Path) -> None:
+    (ham / "HAM10000_metadata.csv").write_text("image,colour\nISIC_00,red\n")
 
-    refused(ham, r"lesion_id, image_id, dx, .*is neither \(HAM10000_metadata\.csv has image, kind\)\. Sort")
-
-
-def test_folders_for_splits_are_refused(tmp_path: Path) -> None:
-    for n in range(4):
-        write_image(tmp_path / ("Train", "Test")[n % 2] / ("a", "b")[n // 2] / "0.jpg", n)
-
-    refused(tmp_path, r"has folders for splits: Test, Train\. Give one of them")
-    assert load_manifest(tmp_path / "Train").classes == ("a", "b")
+    refused(ham, r"is neither \(HAM10000_metadata\.csv has image, colour\)\. Name the table's columns with --image-col")
 
 
 def test_rows_without_an_image_are_refused_with_their_count(ham: Path) -> None:
     for n in range(14):
         next(ham.glob(f"*/ISIC_{n:02}.jpg")).unlink()
 
-    refused(ham, r"14 of 16 have none: ISIC_00, .*ISIC_11 and 2 more\. Add the images")
+    refused(ham, r"14 of 16 have none: ISIC_00, .*ISIC_11 and 2 more\. Add the images or remove the rows\. Or")
 
 
 def test_ids_cannot_leave_the_folder(ham: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -205,52 +203,6 @@ def test_ids_cannot_leave_the_folder(ham: Path, tmp_path_factory: pytest.TempPat
     write_table(ham / "HAM10000_metadata.csv", [*LINES, ("HAM_9", str(outside.with_suffix("")), "nv")])
 
     refused(ham, r"1 of 17 have none: /.*secret")
-
-
-def test_one_id_of_two_different_files_is_refused(ham: Path) -> None:
-    path = next(ham.glob("*/ISIC_03.jpg"))
-    path.with_suffix(".png").write_bytes(path.read_bytes() + b"more")
-
-    refused(ham, r"1 have different files .*: ISIC_03")
-
-
-def test_duplicate_ids_are_refused(ham: Path) -> None:
-    write_table(ham / "HAM10000_metadata.csv", [*LINES, LINES[3], LINES[5]])
-
-    refused(ham, r"2 are there more often: ISIC_03, ISIC_05")
-
-
-@pytest.mark.parametrize(("column", "line"), [("image_id", ("HAM_0", "", "nv")), ("dx", ("HAM_0", "ISIC_00", " "))])
-def test_empty_values_are_refused_with_their_rows(ham: Path, column: str, line: tuple[str, str, str]) -> None:
-    write_table(ham / "HAM10000_metadata.csv", [line, *LINES[1:]])
-
-    refused(ham, rf"must have `{column}`, but 1 of 16 have none: rows 2\.")
-
-
-def test_ragged_rows_are_refused(ham: Path) -> None:
-    with (ham / "HAM10000_metadata.csv").open("a") as file:
-        file.write("HAM_9,ISIC_77\n")
-
-    refused(ham, r"must have 7 values, but 1 of 17 have others: rows 18")
-
-
-def test_bytes_that_are_not_utf8_are_refused(ham: Path) -> None:
-    with (ham / "HAM10000_metadata.csv").open("ab") as file:
-        file.write(b"HAM_9,ISIC_77,n\xe4vus,,,,\n")
-
-    refused(ham, r"must be CSV in UTF-8")
-
-
-def test_a_header_alone_is_refused(ham: Path) -> None:
-    write_table(ham / "HAM10000_metadata.csv", [])
-
-    refused(ham, r"has a header only")
-
-
-def test_two_tables_of_labels_are_refused(ham: Path) -> None:
-    write_table(ham / "more.csv", LINES)
-
-    refused(ham, r"must have one table of labels, .* HAM10000_metadata\.csv, more\.csv")
 
 
 def test_one_class_only_is_refused(ham: Path) -> None:
@@ -268,33 +220,162 @@ def test_all_unreadable_images_are_named_at_once(ham: Path) -> None:
     refused(ham, r"14 of 16 cannot be read: HAM10000_images_part_1/ISIC_00\.jpg \(truncated\), .* and 2 more\.")
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "core.datasets", *arguments]
+@pytest.mark.parametrize("other", ["MEL", "mel ", "Mel", "m el"])
+def test_class_names_that_differ_in_case_or_spaces_are_refused(ham: Path, other: str) -> None:
+    write_table(ham / "HAM10000_metadata.csv", [*LINES[:-1], ("HAM_7", "ISIC_15", other)])
+
+    if other.strip() == "mel":
+        assert load_manifest(ham).classes == ("mel", "nv")
+    else:
+        refused(ham, rf"more than case and spaces, but '{other}' \(1 images\) and 'mel' \(7 images\) do not|'m el'")
+
+
+def test_several_faults_name_the_command_that_lists_them(ham: Path) -> None:
+    next(ham.glob("*/ISIC_00.jpg")).unlink()
+    next(ham.glob("*/ISIC_01.jpg")).write_bytes(b"")
+
+    refused(ham, rf"have none: ISIC_00\..* One more kind of fault is listed by `python -m core\.datasets {ham}`\.")
+
+
+def test_two_npz_files_are_refused_with_the_choice(tmp_path: Path) -> None:
+    for name in ("dermamnist.npz", "dermamnist_64.npz"):
+        (tmp_path / name).touch()
+
+    refused(tmp_path, r"must be one set, but .* has 2: dermamnist\.npz, dermamnist_64\.npz\. Give one of them: --data ")
+
+
+def test_the_same_place_twice_is_refused(ham: Path) -> None:
+    with pytest.raises(InputError, match=r"must name different places, but got"):
+        load_manifest(DataSpec((ham, ham / ".." / ham.name)))
+
+
+def test_two_sets_become_one_with_numbered_names(ham: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    for n in range(6):
+        write_image(other / ("mel", "scc")[n % 2] / f"{n}.jpg", 100 + n)
+    (other / "mel" / "same.jpg").write_bytes(next(ham.glob("*/ISIC_02.jpg")).read_bytes())
+
+    manifest = load_manifest(DataSpec((ham, other)))
+
+    assert manifest.layout == "ham10000 + class folders"
+    assert manifest.classes == ("mel", "nv", "scc")
+    assert len(manifest) == 16 + 6
+    assert {path.split("/")[0] for path in manifest.paths} == {"1", "2"}
+    assert all(manifest.file(row).is_file() for row in range(len(manifest)))
+    assert manifest.roots == (ham, other)
+
+
+def test_the_demo_stamp_stays_on_whatever_names_the_images(tmp_path: Path) -> None:
+    folder = write_demo(tmp_path / "demo", images=60, width=48, height=36, workers=1)
+
+    assert cli(folder, "--fix", tmp_path / "cleaned.csv").returncode == 0
+    assert load_manifest(tmp_path / "cleaned.csv").demo
+    assert load_manifest(DataSpec((tmp_path / "cleaned.csv",))).fingerprint == load_manifest(folder).fingerprint
+
+
+def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "core.datasets", *map(str, arguments)]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_command_prints_a_table_of_classes_and_parts(ham: Path) -> None:
-    done = command(str(ham), "--seed", "3")
+    done = cli(ham, "--seed", 3)
 
     assert done.returncode == 0, done.stderr
-    assert "layout       ham10000" in done.stdout
-    assert "lesions      8" in done.stdout
-    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[-3:]}
-    assert set(rows) == {"mel", "nv", "all"}
+    assert re.search(r"^layout +ham10000, because HAM10000_metadata.csv has", done.stdout, re.MULTILINE)
+    assert re.search(r"^lesions +8$", done.stdout, re.MULTILINE)
+    rows = {words[0]: words for words in map(str.split, done.stdout.splitlines()) if words}
     assert rows["mel"][1:3] == ["8", "4"]
+    assert rows["all"][1:3] == ["16", "8"]
+    assert "warning      val has fewer than 10 lesions of mel (1), nv (1)" in done.stdout
 
 
-def test_the_command_refuses_in_one_sentence(ham: Path) -> None:
+def test_the_command_shows_everything_and_refuses_in_one_sentence(ham: Path) -> None:
     path = next(ham.glob("*/ISIC_03.jpg"))
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+    next(ham.glob("*/ISIC_05.jpg")).unlink()
+    write_image(ham / "new.jpg", 99)
 
-    done = command(str(ham))
+    done = cli(ham)
 
     assert done.returncode == 2
-    assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert "ISIC_03.jpg (truncated)" in done.stderr
+    assert "1 of 16 have none: ISIC_05" in done.stderr
+    assert "fault        Every image must be readable" in done.stdout
+    assert "ISIC_03.jpg (truncated)" in done.stdout
+    assert re.search(r"^note +1 images .* have no label and are left out: new\.jpg$", done.stdout, re.MULTILINE)
+    assert re.search(r"^images +14 of 2 classes$", done.stdout, re.MULTILINE)
+
+
+def test_duplicates_are_told_within_and_across_lesions(ham: Path) -> None:
+    files = {path.stem: path for path in ham.glob("*/*.jpg")}
+    files["ISIC_01"].write_bytes(files["ISIC_00"].read_bytes())  # HAM_0, both
+    files["ISIC_08"].write_bytes(files["ISIC_04"].read_bytes())  # HAM_2 and HAM_4
+
+    done = cli(ham)
+
+    assert "duplicates   2 with equal bytes, 1 of them across lesions" in done.stdout
+    assert "look-alikes  1 pairs within lesions, 1 across, which count as one lesion: " in done.stdout
+
+
+def test_fix_writes_what_can_be_used_and_every_command_takes_it(ham: Path) -> None:
+    files = {path.stem: path for path in ham.glob("*/*.jpg")}
+    files["ISIC_03"].write_bytes(b"")
+    files["ISIC_05"].unlink()
+    files["ISIC_08"].write_bytes(files["ISIC_09"].read_bytes())  # one lesion
+    files["ISIC_13"].write_bytes(files["ISIC_15"].read_bytes())  # nv and mel
+    rare = [("HAM_90", "ISIC_90", "df"), ("HAM_91", "ISIC_91", "df")]
+    for n, (_, image, _) in enumerate(rare):
+        write_image(ham / f"{image}.jpg", 200 + n)
+    lines = [(lesion, image, "NV" if image == "ISIC_00" else label) for lesion, image, label in LINES]
+    write_table(ham / "HAM10000_metadata.csv", [*lines, *rare])
+
+    done = cli(ham, "--fix", ham / "cleaned.csv")
+
+    assert done.returncode == 0, done.stderr
+    assert "class names were unified: 'NV' → 'nv'" in done.stdout
+    assert "2 images were left out, as their copies are of other classes" in done.stdout
+    assert "1 copies were left out: HAM10000_images_part_2/ISIC_09.jpg" in done.stdout
+    assert "classes that are too small to be split were left out: df" in done.stdout
+    manifest = load_manifest(ham / "cleaned.csv")
+    left = {Path(path).stem for path in manifest.paths}
+    assert left == {f"ISIC_{n:02}" for n in range(16)} - {f"ISIC_{n:02}" for n in (3, 5, 9, 13, 15)}
+    assert (manifest.layout, manifest.classes, manifest.grouped) == ("cleaned manifest", ("mel", "nv"), True)
+    again = cli(ham / "cleaned.csv")
+    assert again.returncode == 0, again.stdout
+
+
+def test_a_cleaned_manifest_notices_images_that_changed(ham: Path) -> None:
+    assert cli(ham, "--fix", ham / "cleaned.csv").returncode == 0
+    write_image(next(ham.glob("*/ISIC_03.jpg")), 77)
+
+    refused(ham / "cleaned.csv", r"1 of 16 have other bytes: HAM10000_images_part_2/ISIC_03\.jpg")
+
+
+def test_the_sheet_is_drawn(ham: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    sheet = tmp_path_factory.mktemp("sheet") / "sheet.png"
+
+    assert cli(ham, "--sheet", sheet).returncode == 0
+    with Image.open(sheet) as image:
+        assert image.width > 600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "`FOLDER` must be given, but got none"),
+        (("--download", "ham10000"), "must be given with one folder"),
+        (("HAM", "--sheet", "sheet.gif"), "`--sheet` must end in .jpg or .png"),
+        (("HAM", "--fix", "cleaned.txt"), "must be a file named .csv"),
+        (("HAM", "--label-column", "kind"), "must be a column of a table"),
+    ],
+)
+def test_wrong_words_are_refused_in_one_sentence(ham: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    done = cli(*(ham if word == "HAM" else word for word in arguments))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.realdata

@@ -22,7 +22,7 @@ def manifest_of(folder: Path, groups: list[str]) -> Manifest:
     files = sorted(folder.iterdir())
     reports = [inspect_image(file) for file in files]
     return Manifest(
-        root=folder,
+        roots=(folder,),
         layout="ham10000",
         paths=tuple(file.name for file in files),
         labels=np.zeros(len(files), dtype=np.int64),

@@ -21,7 +21,7 @@ def manifest(tmp_path: Path) -> Manifest:
     for name in names:
         Image.fromarray(rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(tmp_path / name)
     return Manifest(
-        root=tmp_path,
+        roots=(tmp_path,),
         layout="folder",
         paths=names,
         labels=np.array([0, 1, 0, 1, 1]),
@@ -57,7 +57,7 @@ def test_key_changes_with_whatever_the_file_would_hold(manifest: Manifest) -> No
 
 
 def test_key_does_not_depend_on_where_the_folder_lies(manifest: Manifest, tmp_path: Path) -> None:
-    moved = dataclasses.replace(manifest, root=tmp_path / "elsewhere")
+    moved = dataclasses.replace(manifest, roots=(tmp_path / "elsewhere",))
     assert pixels.pixels_key(moved, 37) == pixels.pixels_key(manifest, 37)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from core.datasets import load_manifest
 from core.errors import InputError
 from core.manifest import Manifest
-from core.splits import Split, check_disjoint, joined_groups, split_manifest
+from core.splits import Split, check_disjoint, classes_that_do_not_split, joined_groups, split_manifest
 
 
 def manifest_of(groups: list[list[int]]) -> Manifest:
@@ -19,7 +19,7 @@ def manifest_of(groups: list[list[int]]) -> Manifest:
     names = tuple(f"lesion {g}" for g, group in enumerate(groups) for _ in group)
     hashes = tuple(hashlib.sha256(str(n).encode()).hexdigest() for n in range(len(labels)))
     return Manifest(
-        root=Path("/nowhere"),
+        roots=(Path("/nowhere"),),
         layout="ham10000",
         paths=tuple(f"{n:06}.jpg" for n in range(len(labels))),
         labels=labels,
@@ -208,3 +208,88 @@ def test_known_near_duplicates_of_ham10000_are_joined_and_few_others(ham10000: P
     for part, share in ((split.train, 0.7), (split.val, 0.15), (split.test, 0.15)):
         counts = np.bincount(manifest.labels[part], minlength=7)
         assert counts / manifest.class_counts == pytest.approx(np.full(7, share), abs=0.01)
+
+
+def with_roles(groups: list[list[int]], roles: list[str]) -> Manifest:
+    return dataclasses.replace(manifest_of(groups), splits=tuple(roles))
+
+
+roles = st.sampled_from(["train", "val", "test", ""])
+
+
+@given(
+    groups=st.lists(st.lists(st.tuples(st.integers(0, 2), roles), min_size=1, max_size=4), min_size=4, max_size=40),
+    seed=seeds,
+)
+def test_official_test_images_stay_in_the_test_and_their_lesions_out_of_the_rest(
+    groups: list[list[tuple[int, str]]], seed: int
+) -> None:
+    manifest = with_roles([[label for label, _ in g] for g in groups], [role for g in groups for _, role in g])
+    try:
+        split = split_manifest(manifest, seed=seed)
+    except InputError:
+        return
+    official = {role: np.flatnonzero(np.array(manifest.splits) == role) for role in ("train", "val", "test")}
+    group_of_N = joined_groups(manifest)
+    tested = set(group_of_N[official["test"]].tolist())
+    if len(official["test"]):
+        assert split.test.tolist() == official["test"].tolist()
+    if len(official["val"]):
+        assert set(split.val.tolist()) == {row for row in official["val"].tolist() if group_of_N[row] not in tested}
+    assert not set(group_of_N[split.train].tolist()) & set(group_of_N[split.test].tolist())
+    assert sum(map(len, (split.train, split.val, split.test, split.left_out))) == len(manifest)
+
+
+def official_halves(n: int = 40) -> Manifest:
+    """Lesions of one image each; the first quarter of each class is the official test."""
+    groups = [[n % 2] for n in range(n)]
+    return with_roles(groups, ["test" if n < len(groups) // 4 else "train" for n in range(len(groups))])
+
+
+def test_what_is_not_official_is_drawn_by_the_seed() -> None:
+    manifest = official_halves()
+
+    splits = [split_manifest(manifest, seed=seed) for seed in range(3)]
+
+    assert {tuple(split.test.tolist()) for split in splits} == {tuple(range(10))}
+    assert len({tuple(split.val.tolist()) for split in splits}) == 3
+
+
+def test_official_parts_all_given_leave_nothing_to_the_seed() -> None:
+    manifest = with_roles([[n % 2] for n in range(12)], ["train"] * 6 + ["val"] * 3 + ["test"] * 3)
+
+    for seed in (0, 1):
+        split = split_manifest(manifest, seed=seed)
+        assert [len(split.train), len(split.val), len(split.test)] == [6, 3, 3]
+
+
+def test_photos_of_a_tested_lesion_are_left_out_of_training(caplog: pytest.LogCaptureFixture) -> None:
+    roles = ["train"] * 8 + ["test"] * 2 + ["test", "train", ""]
+    manifest = with_roles([[n % 2] for n in range(10)] + [[0, 0, 0]], roles)
+
+    split = split_manifest(manifest)
+
+    assert split.left_out.tolist() == [11, 12]
+    assert split.test.tolist() == [8, 9, 10]
+    assert "2 images are left out: their lesions are in a stricter official part" in caplog.text
+
+
+def test_a_class_that_an_official_part_lacks_is_refused_by_name() -> None:
+    manifest = with_roles([[n % 2] for n in range(8)] + [[0], [0]], ["train"] * 8 + ["test"] * 2)
+
+    with pytest.raises(InputError, match=r"test would lack class 1, as the official part has no image of them\. Leave"):
+        split_manifest(manifest)
+    assert classes_that_do_not_split(manifest) == ["class 1"]
+
+
+def test_with_an_official_test_two_lesions_of_a_class_suffice_elsewhere() -> None:
+    enough = with_roles([[0], [1], [0], [1], [0], [1]], ["test", "test", "", "", "", ""])
+
+    assert len(split_manifest(enough).train) == 2
+    with pytest.raises(InputError, match=r"must have 2 lesions .* train, val, but these have fewer: class 1 \(0\)"):
+        split_manifest(with_roles([[0], [1], [0], [0], [0], [1]], ["test", "test", "", "", "", "test"]))
+
+
+def test_classes_that_do_not_split_are_those_with_too_few_lesions() -> None:
+    assert classes_that_do_not_split(manifest_of([[0], [0], [0], [1, 1, 1], [1]])) == ["class 1"]
+    assert classes_that_do_not_split(manifest_of([[0], [0], [0], [1], [1], [1]])) == []

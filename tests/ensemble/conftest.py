@@ -63,7 +63,7 @@ class Studies:
     def _study_json(self, arch: Arch, demo: bool, data: dict[str, Any]) -> dict[str, Any]:
         manifest, split = self.manifest, self.split
         about = {
-            "root": str(manifest.root),
+            "root": str(manifest.roots[0]),
             "layout": manifest.layout,
             "fingerprint": manifest.fingerprint,
             "classes": list(manifest.classes),

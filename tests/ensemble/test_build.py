@@ -143,7 +143,7 @@ def test_ensemble_is_final_before_the_test_split_is_opened(two: Any, monkeypatch
 def test_no_test_needs_no_images_and_opens_nothing(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         path = two.root / name / "study.json"
-        path.write_text(path.read_text().replace(str(two.manifest.root), "/nowhere"))
+        path.write_text(path.read_text().replace(str(two.manifest.roots[0]), "/nowhere"))
     assert build(two, "--no-test") == 0
     assert not (two.root / "test_openings.jsonl").exists()
     figures = read(two, "metrics.json")
@@ -158,10 +158,10 @@ def test_data_that_moved_are_found_where_data_says(
     two: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = tmp_path / "moved"
-    shutil.copytree(two.manifest.root, moved)
+    shutil.copytree(two.manifest.roots[0], moved)
     for name in ("a", "b"):
         path = two.root / name / "study.json"
-        path.write_text(path.read_text().replace(str(two.manifest.root), "/nowhere"))
+        path.write_text(path.read_text().replace(str(two.manifest.roots[0]), "/nowhere"))
     assert build(two, *TORCH) == 2
     assert "must exist, but /nowhere does not. Say with --data where it is now" in capsys.readouterr().err
     assert build(two, *TORCH, "--data", str(moved)) == 0
@@ -171,7 +171,7 @@ def test_changed_data_are_refused_before_anything_is_written(
     two: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed = tmp_path / "changed"
-    shutil.copytree(two.manifest.root, changed)
+    shutil.copytree(two.manifest.roots[0], changed)
     shutil.copyfile(changed / "nv" / "nv00.png", changed / "mel" / "mel99.png")
     assert build(two, *TORCH, "--data", str(changed)) == 2
     assert "but they have changed (fingerprint" in capsys.readouterr().err
@@ -267,7 +267,7 @@ def test_studies_that_tell_validation_differently_are_refused(
 def test_images_that_were_renamed_are_told_from_images_that_changed(
     two: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    renamed = shutil.copytree(two.manifest.root, tmp_path / "renamed")
+    renamed = shutil.copytree(two.manifest.roots[0], tmp_path / "renamed")
     split = two.root / "a" / "split.csv"
     image = two.manifest.paths[two.split.test[0]]
     text = split.read_text()

@@ -11,7 +11,7 @@ from sklearn.base import clone
 
 from core.errors import InputError
 from core.files import read_json
-from core.layouts import walk_files
+from core.listing import walk_files
 from ensemble import build
 from ensemble.inference import ImageSet, TrialClassifier, load_ensemble
 from ensemble.predict import find_images, main

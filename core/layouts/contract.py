@@ -1,0 +1,82 @@
+"""What every layout gives: labelled images, relative to a folder, and whatever is wrong with them.
+
+A layout is a function from a `Listing` to a `Recognised`, or to None if the folder is not of its kind. It never stops
+at the first fault: it leaves out what cannot be used and says so in `faults`, so that all of it is told at once.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from core.dataspec import Columns as Columns
+from core.listing import Listing
+
+TRAIN, VAL, TEST = "train", "val", "test"
+_ROLES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": VAL,
+    "valid": VAL,
+    "validation": VAL,
+    "dev": VAL,
+    "test": TEST,
+    "testing": TEST,
+}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One labelled image.
+
+    Attributes:
+        path: POSIX path relative to the listing's root.
+        label: Its class as the data name it, without the spaces around it.
+        group: Its lesion or patient; empty if nothing names one.
+        split: Its official role, ``train``, ``val`` or ``test``; empty if it has none.
+    """
+
+    path: str
+    label: str
+    group: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """A folder whose layout is known.
+
+    Attributes:
+        layout: The layout's name, such as ``ham10000``.
+        reason: What it was recognised by, in words: ``"meta.csv has the columns lesion_id, image_id, dx"``.
+        rows: The images that have a label and can be used, in any order; a path stands in one row only.
+        missing: What has a label and no image, as the table names it.
+        unlabelled: Images that have no label, relative to the root.
+        faults: One sentence of our error form for each kind of defect that the user must mend. Rows concerned are left
+            out of `rows`. Not for what is in `missing` and `unlabelled`.
+        notes: What was decided silently otherwise, a sentence each: classes renamed, rows passed over by rule.
+    """
+
+    layout: str
+    reason: str
+    rows: list[Row]
+    missing: list[str] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Layout = Callable[[Listing, Columns], Recognised | None]
+
+
+def find_role(name: str) -> str:
+    """The official role that the words of a file's or folder's name tell: ``ISIC2018_Task3_Test_Input`` → ``test``.
+
+    Returns:
+        ``train``, ``val`` or ``test``; empty if the name tells none, or more than one.
+
+    >>> find_role("HAM10000_images_part_1"), find_role("ISIC_2019_Training_Input"), find_role("latest")
+    ('', 'train', '')
+    """
+    roles = {_ROLES[word] for word in map(str.lower, _WORD.findall(name)) if word in _ROLES}
+    return roles.pop() if len(roles) == 1 else ""

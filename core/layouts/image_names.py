@@ -1,0 +1,162 @@
+"""Which image a table means by an id, a file name or a path.
+
+Names are only ever looked up among the images that were listed, so that none can lead out of the folder.
+"""
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from core.images import SUFFIXES
+from core.layouts.contract import find_role
+
+# The segmentations of HAM10000 and of the ISIC challenges' tasks 1 and 2: pictures about the images.
+_MASK = re.compile(r"_(segmentation|superpixels)\.png$|_attribute_[^/]*\.png$", re.IGNORECASE)
+
+
+@lru_cache(maxsize=1 << 14)
+def path_role(path: str) -> str:
+    """The official role that a path tells: that of the last of its parts that names one, else empty.
+
+    >>> path_role("test/HAM10000_metadata"), path_role("test/ISIC2018_Task3_Training_Input")
+    ('test', 'train')
+    """
+    return next(filter(None, map(find_role, reversed(path.split("/")))), "")
+
+
+def folder_role(image: str) -> str:
+    """The official role that an image's folders tell; its own name tells none."""
+    folder, slash, _ = image.rpartition("/")
+    return path_role(folder) if slash else ""
+
+
+def is_mask(image: str) -> bool:
+    """Whether a file shows an outline or an attribute of an image rather than skin.
+
+    >>> is_mask("ISIC_0000000_segmentation.png"), is_mask("ISIC_0000000.jpg")
+    (True, False)
+    """
+    return _MASK.search(image) is not None
+
+
+class ImageNames:
+    """The images of a folder, to be found by what tables call them."""
+
+    def __init__(self, root: Path, images: Iterable[str]) -> None:
+        """Takes the folder's absolute path and its images relative to it; of equal copies the first will count."""
+        self._root = root
+        self._images = tuple(images)
+        self._exact = _Index(self._images, str)
+
+    @cached_property
+    def _folded(self) -> "_Index":
+        return _Index(self._images, str.casefold)
+
+    def find(self, name: str, *, table: str = "", role: str = "") -> Sequence[str]:
+        """Looks up an image.
+
+        Args:
+            name: A path relative to the root or to the table's folder, a file's name, or either without the suffix.
+                Case counts only where it makes a difference.
+            table: Path of the table that says so; of several images those in its own folder are meant.
+            role: Official role of what the table lists; of several images those in folders of this role are meant.
+
+        Returns:
+            One image; none if there is no such image; several if they differ and nothing tells which is meant.
+        """
+        folder = table.rpartition("/")[0]
+        plain = name.replace("\\", "/").removeprefix("./")
+        found = self._exact.find(plain, folder) or self._folded.find(plain, folder)
+        if len(found) > 1 and folder:
+            found = [image for image in found if image.startswith(f"{folder}/")] or found
+        if len(found) > 1 and role:
+            found = [image for image in found if folder_role(image) == role] or found
+        if len(found) > 1 and len({self._size(image) for image in found}) == 1:
+            return found[:1]
+        return found
+
+    def copies(self, of: Collection[str], among: Iterable[str]) -> set[str]:
+        """Those files that are copies of some images: of the same name, whatever its case, and of the same size.
+
+        Kaggle's HAM10000 holds each image twice, in folders of upper-case and lower-case names.
+        """
+        sizes: defaultdict[str, set[int]] = defaultdict(set)
+        others = [(_stem(image).casefold(), image) for image in among]
+        if not others:
+            return set()
+        wanted = {stem for stem, _ in others}
+        for image in of:
+            if (stem := _stem(image).casefold()) in wanted:
+                sizes[stem].add(self._size(image))
+        return {image for stem, image in others if stem in sizes and self._size(image) in sizes[stem]}
+
+    def _size(self, image: str) -> int:
+        """The file's size in bytes; −1 if it has none, as a link that leads nowhere."""
+        try:
+            return (self._root / image).stat().st_size
+        except OSError:
+            return -1
+
+
+class _Index:
+    """Images by their paths and names, with suffix and without; one index for exact spelling, one for any case."""
+
+    def __init__(self, images: Iterable[str], spell: Callable[[str], str]) -> None:
+        self._spell = spell
+        self._spelt = [(spell(image), image) for image in images]
+
+    # Each is made when first needed: most tables of 10,015 images need one of them.
+    @cached_property
+    def _paths(self) -> dict[str, list[str]]:
+        return _several((path, image) for path, image in self._spelt)
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        return _several((_last(path), image) for path, image in self._spelt)
+
+    @cached_property
+    def _bare_paths(self) -> dict[str, list[str]]:
+        return _several((_bare(path), image) for path, image in self._spelt)
+
+    @cached_property
+    def _stems(self) -> dict[str, list[str]]:
+        return _several((_bare(_last(path)), image) for path, image in self._spelt)
+
+    def find(self, name: str, folder: str) -> list[str]:
+        """The images that a name in a table of this folder stands for, by the most exact reading that gives any."""
+        path = self._spell(name)
+        bare = _bare(path)
+        found: list[str] | None = None
+        if bare != path or "/" in path:
+            own = posixpath.join(self._spell(folder), path)
+            found = self._paths.get(own) or self._paths.get(path)
+            if "/" in path:
+                keys = (own, path, _bare(own), bare)
+                return found or next((self._bare_paths[key] for key in keys if key in self._bare_paths), [])
+            found = found or self._names.get(path)
+        return found or self._stems.get(path) or self._stems.get(bare) or []
+
+
+def _several(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    images: dict[str, list[str]] = {}
+    for key, image in pairs:
+        images.setdefault(key, []).append(image)
+    return images
+
+
+# Not posixpath's functions, which would take most of the time.
+def _bare(path: str) -> str:
+    """A path without the suffix of an image."""
+    bare, _, suffix = path.rpartition(".")
+    return bare if f".{suffix.lower()}" in SUFFIXES else path
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _stem(path: str) -> str:
+    return _bare(_last(path))

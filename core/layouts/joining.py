@@ -1,0 +1,171 @@
+"""Tables of labels and the images of a folder become rows: one for each image, with its group and its official role."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from core.errors import few
+from core.layouts.contract import TRAIN, Recognised, Row
+from core.layouts.group_tables import read_groups
+from core.layouts.image_names import ImageNames, folder_role, is_mask, path_role
+from core.layouts.labels import Labelled, LabelTable
+from core.listing import Listing
+
+# The one row of ISIC 2018's official test that has no image; it counts for nothing there.
+_WITHOUT_IMAGE = "ISIC_0035068"
+_MOST_REASONS = 3  # of many tables no more are described
+
+
+@dataclass(frozen=True)
+class _LookedUp:
+    """What the names in tables stand for.
+
+    Attributes:
+        said: By an image's path, what is said of it, with the role that its table tells.
+        missing: Names that stand for no image.
+        weightless: Names that stand for no image and need none, because they count for nothing.
+        clashing: By name, the different images that it may stand for.
+        left_out: Images whose lines cannot be used.
+    """
+
+    said: defaultdict[str, list[Labelled]] = field(default_factory=lambda: defaultdict(list))
+    missing: set[str] = field(default_factory=set)
+    weightless: set[str] = field(default_factory=set)
+    clashing: dict[str, Sequence[str]] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
+
+
+def join(listing: Listing, tables: Sequence[LabelTable]) -> Recognised:
+    """Brings a folder's tables of labels and its images together; its other tables may tell lesions or patients."""
+    images = [image for image in listing.images if not is_mask(image)]
+    names = ImageNames(listing.root, images)
+    found = _look_up(names, tables)
+    rows, contradictions = _one_row_each(found, tables)
+    used = found.said.keys() | found.left_out | {image for several in found.clashing.values() for image in several}
+    unlabelled = [image for image in images if image not in used]
+    copies = names.copies(used, among=unlabelled)
+    rows, missing_groups, passed_over = _with_groups(rows, listing, tables, set(images) - copies)
+    rows, roles = _with_roles(rows)
+    return Recognised(
+        layout=max(tables, key=lambda table: len(table.lines)).layout,
+        reason=_reason(tables),
+        rows=rows,
+        missing=sorted(found.missing),
+        unlabelled=[image for image in unlabelled if image not in copies],
+        faults=[
+            *(fault for table in tables for fault in table.faults),
+            *_clashes(listing.root, found),
+            *contradictions,
+            *missing_groups,
+        ],
+        notes=[
+            *(note for table in tables for note in table.notes),
+            *passed_over,
+            *roles,
+            *_weightless(found),
+            *_masks(listing),
+        ],
+    )
+
+
+def _look_up(names: ImageNames, tables: Iterable[LabelTable]) -> _LookedUp:
+    found = _LookedUp()
+    for table in tables:
+        role = path_role(table.path)
+        for line in table.lines:
+            images = names.find(line.name, table=table.path, role=line.split or role)
+            if len(images) == 1:
+                found.said[images[0]].append(line if line.split or not role else replace(line, split=role))
+            elif images:
+                found.clashing[line.name] = images
+            elif line.weightless or line.name == _WITHOUT_IMAGE:
+                found.weightless.add(line.name)
+            else:
+                found.missing.add(line.name)
+        for name in table.left_out:
+            found.left_out.update(names.find(name, table=table.path, role=role))
+    return found
+
+
+def _one_row_each(found: _LookedUp, tables: Sequence[LabelTable]) -> tuple[list[Row], list[str]]:
+    """Rows of images of which all tables say the same, and faults for the others."""
+    rows = []
+    several: dict[str, list[str]] = {"label": [], "official part": []}
+    for image, lines in found.said.items():
+        if len(lines) == 1:
+            rows.append(Row(image, lines[0].label, lines[0].group, lines[0].split))
+            continue
+        labels = list(dict.fromkeys(line.label for line in lines))
+        splits = list(dict.fromkeys(line.split for line in lines if line.split))
+        if len(labels) > 1:
+            several["label"].append(f"{lines[0].name} ({', '.join(labels)})")
+        elif len(splits) > 1:
+            several["official part"].append(f"{lines[0].name} ({', '.join(splits)})")
+        else:
+            group = next((line.group for line in lines if line.group), "")
+            rows.append(Row(image, labels[0], group, splits[0] if splits else ""))
+    total, out = len(found.said), f"Correct {few([table.path for table in tables])}."
+    return rows, [
+        f"Every image must have one {what}, but {len(names):,} of {total:,} have several: {few(names)}. {out}"
+        for what, names in several.items()
+        if names
+    ]
+
+
+def _with_groups(
+    rows: list[Row], listing: Listing, tables: Sequence[LabelTable], images: set[str]
+) -> tuple[list[Row], list[str], list[str]]:
+    """The rows with what other tables tell of lesions and patients where their own tells nothing; faults; notes."""
+    used = {table.path for table in tables}
+    others = tuple(table for table in listing.tables if table not in used)
+    if all(row.group for row in rows):
+        return rows, [], []
+    groups = read_groups(replace(listing, images=tuple(sorted(images)), tables=others))
+    kept = [row for row in rows if row.group or row.path not in groups.disputed]
+    named = [row if row.group else replace(row, group=groups.of.get(row.path, "")) for row in kept]
+    return named, groups.faults, groups.notes
+
+
+def _with_roles(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """The rows with their official roles, as far as there are two parts or more; and what was concluded.
+
+    What neither its table nor its folder puts into a part is for training where there is an official test or
+    validation part only: HAM10000's own table beside that of its test.
+    """
+    told = [row if row.split or not (role := folder_role(row.path)) else replace(row, split=role) for row in rows]
+    counts = Counter(row.split for row in told)
+    parts = {part for part in counts if part}
+    if len(parts | ({TRAIN} if counts[""] else set())) < 2:
+        return [replace(row, split="") if row.split else row for row in told], []
+    if len(parts) > 1 or not counts[""]:
+        return told, []
+    note = f"the {counts['']:,} images that nothing puts into the official {parts.pop()} part are for training"
+    return [row if row.split else replace(row, split=TRAIN) for row in told], [note]
+
+
+def _clashes(root: Path, found: _LookedUp) -> list[str]:
+    if not found.clashing:
+        return []
+    culprits = [f"{name} ({few(images)})" for name, images in found.clashing.items()]
+    return [
+        f"Every image id must stand for one image, but {len(culprits):,} have different files below {root}: "
+        f"{few(culprits)}. Remove the wrong ones."
+    ]
+
+
+def _weightless(found: _LookedUp) -> list[str]:
+    names = sorted(found.weightless)
+    rows = "row has" if len(names) == 1 else "rows have"
+    return [f"{len(names):,} {rows} no image and no weight in the official score: {few(names)}"] if names else []
+
+
+def _masks(listing: Listing) -> list[str]:
+    masks = [image for image in listing.images if is_mask(image)]
+    return [f"{len(masks):,} masks of images are passed over: {few(masks)}"] if masks else []
+
+
+def _reason(tables: Sequence[LabelTable]) -> str:
+    more = len(tables) - _MOST_REASONS
+    reasons = [table.reason for table in tables[:_MOST_REASONS]] + ([f"so have {more} more tables"] if more > 0 else [])
+    return "; ".join(reasons)

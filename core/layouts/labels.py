@@ -1,0 +1,223 @@
+"""What a table of labels says, line by line, and the rules that hold for all of them, whatever their format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from core.errors import InputError, few
+from core.layouts.contract import find_role
+from core.tables import Line, Table
+
+SPLIT = "split"
+WEIGHTS = ("score_weight", "validation_weight")  # of ISIC's official tests: 0 for a row that counts for nothing
+_LESIONS = ("lesion_id", "lesion")
+_PATIENTS = ("patient_id", "patient", "subject", "group", "case")
+EXTRAS = (*_PATIENTS, *_LESIONS, SPLIT, *WEIGHTS)
+
+# What programs write for an unknown lesion or patient: all such images as one group could not be split.
+_UNKNOWN = frozenset({"", "-", "?", "na", "n/a", "nan", "nat", "none", "null", "unknown"})
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One line of a table, as far as it says something of an image.
+
+    Attributes:
+        name: What the table calls the image.
+        label: Its class.
+        group: Its patient or lesion; empty if unknown.
+        split: Its official role by a column of the table; empty if that has none.
+        weightless: It counts for nothing in the official score.
+    """
+
+    name: str
+    label: str
+    group: str = ""
+    split: str = ""
+    weightless: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a format makes of a table.
+
+    Attributes:
+        layout: The layout's name.
+        image: The column that names the images.
+        columns: The column of classes, or several with one class each.
+        lines: Its lines.
+        labels: The class of each line; empty for those that are left out, with a sentence in `faults` or `notes`.
+        group: The column of groups if the user named it; else it is found out.
+        faults: As in `core.layouts.contract.Recognised`.
+        notes: Likewise.
+    """
+
+    layout: str
+    image: str
+    columns: Sequence[str]
+    lines: Sequence[Line]
+    labels: Sequence[str]
+    group: str = ""
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTable:
+    """A table of labels whose lines have been checked on their own.
+
+    Attributes:
+        path: Where it is, relative to the root.
+        layout: The layout's name.
+        reason: What it was recognised by.
+        lines: What it says; an image's name stands in one line only.
+        left_out: Names of images whose lines cannot be used.
+        faults: As in `core.layouts.contract.Recognised`.
+        notes: Likewise.
+    """
+
+    path: str
+    layout: str
+    reason: str
+    lines: list[Labelled]
+    left_out: list[str]
+    faults: list[str]
+    notes: list[str]
+
+
+def read_lines(table: Table, columns: Sequence[str]) -> tuple[list[Line], list[str]]:
+    """Reads these columns and those that any table of labels may have; a broken file is a fault among the others."""
+    try:
+        return table.read(list(dict.fromkeys([*columns, *filter(table.has, EXTRAS)])))
+    except InputError as error:
+        return [], [str(error)]
+
+
+def find_empty(table: Table, lines: Sequence[Line], column: str) -> list[str]:
+    """A fault if lines have nothing in a column that they must fill in."""
+    return find_wrong(table, lines, [bool(line[column]) for line in lines], f"must have `{column}`", "none")
+
+
+def find_wrong(table: Table, lines: Sequence[Line], right: Sequence[bool], rule: str, others: str) -> list[str]:
+    """A fault if lines break a rule.
+
+    Args:
+        table: Where they stand.
+        lines: Its lines.
+        right: Whether each obeys.
+        rule: What each must do.
+        others: What those have that break it.
+    """
+    wrong = [str(line.number) for line, obeys in zip(lines, right, strict=True) if not obeys]
+    if not wrong:
+        return []
+    return [
+        f"Every row of {table.name} {rule}, but {len(wrong):,} of {len(lines):,} have {others}: lines {few(wrong)}. "
+        "Correct or remove them."
+    ]
+
+
+def check_lines(path: str, table: Table, reading: Reading) -> LabelTable:
+    """Applies what holds for every format: names, roles and groups, and one line for each image.
+
+    Args:
+        path: The table's path relative to the root.
+        table: The table.
+        reading: What its format made of it.
+    """
+    lines = reading.lines
+    faults = [*reading.faults, *find_empty(table, lines, reading.image)]
+    if not lines and not faults:
+        faults.append(f"{table.name} must have rows, but it has a header only. Restore it.")
+    roles, wrong, passed_over = _find_roles(table, reading)
+    patient, lesion = _group_columns(table, reading)
+    groups = _find_groups(lines, patient, lesion)
+    used = [reading.image, *reading.columns, *filter(None, [patient, lesion])]
+    said = [
+        Labelled(line[reading.image], label, group, role, _is_weightless(line))
+        for line, label, group, role in zip(lines, reading.labels, groups, roles, strict=True)
+        if line[reading.image] and label and role is not None
+    ]
+    kept, contradictions, repeats = _one_each(table, said)
+    names = {line.name for line in kept}
+    return LabelTable(
+        path=path,
+        layout=reading.layout,
+        reason=f"{table.name} has the columns {few([table.columns[table.places[name.lower()]] for name in used])}",
+        lines=kept,
+        left_out=[line[reading.image] for line in lines if line[reading.image] not in names],
+        faults=[*faults, *wrong, *contradictions],
+        notes=[*reading.notes, *passed_over, *repeats],
+    )
+
+
+def _find_roles(table: Table, reading: Reading) -> tuple[list[str | None], list[str], list[str]]:
+    """The official role of each line by the column of splits, None for a word that tells none; faults; notes."""
+    lines = reading.lines
+    if not table.has(SPLIT) or SPLIT in _taken(reading):
+        return [""] * len(lines), [], []
+    words = [line[SPLIT] for line in lines]
+    role_of = {word: find_role(word) for word in set(words)}
+    strange = sorted(word for word, role in role_of.items() if word and not role)
+    if not any(role_of.values()):  # folds of a cross-validation, say
+        note = f"the column {SPLIT} of {table.name} names no train, val or test and is passed over ({few(strange)})"
+        return [""] * len(lines), [], [note] if strange else []
+    right = [not word or bool(role_of[word]) for word in words]
+    faults = find_wrong(table, lines, right, f"must have train, val or test in `{SPLIT}`", f"others ({few(strange)})")
+    return [role_of[word] if obeys else None for word, obeys in zip(words, right, strict=True)], faults, []
+
+
+def _group_columns(table: Table, reading: Reading) -> tuple[str, str]:
+    """The columns of patients and of lesions; empty where there is none."""
+    if reading.group:
+        return reading.group, ""
+    taken = _taken(reading)
+    patient = next((name for name in _PATIENTS if table.has(name) and name not in taken), "")
+    return patient, next((name for name in _LESIONS if table.has(name) and name not in taken), "")
+
+
+def _taken(reading: Reading) -> set[str]:
+    """The columns that mean something else already, because the user named them."""
+    return {reading.image.lower(), *(column.lower() for column in reading.columns)}
+
+
+def _find_groups(lines: Sequence[Line], patient: str, lesion: str) -> list[str]:
+    """The patient of each line, or its lesion where no patient is known."""
+    patients = [_known(line[patient]) if patient else "" for line in lines]
+    lesions = [_known(line[lesion]) if lesion else "" for line in lines]
+    # A lesion of a known patient is that patient's in every photo, or its photos could be in two parts.
+    owners = {of: owner for of, owner in zip(lesions, patients, strict=True) if of and owner}
+    return [owner or owners.get(of, of) for owner, of in zip(patients, lesions, strict=True)]
+
+
+def _known(text: str) -> str:
+    return "" if text.lower() in _UNKNOWN else text
+
+
+def _is_weightless(line: Line) -> bool:
+    weights = [line.values[column] for column in WEIGHTS if column in line.values]
+    return bool(weights) and all(weight in ("0", "0.0") for weight in weights)
+
+
+def _one_each(table: Table, said: Sequence[Labelled]) -> tuple[list[Labelled], list[str], list[str]]:
+    """One line for each image's name: those that are repeated once, those that contradict each other not at all."""
+    first: dict[str, Labelled] = {}
+    several: dict[str, dict[str, None]] = {"label": {}, "lesion or patient": {}, "split": {}}  # in the table's order
+    repeated = 0
+    for line in said:
+        known = first.setdefault(line.name, line)
+        if line.label != known.label:
+            several["label"][line.name] = None
+        elif line.group != known.group:
+            several["lesion or patient"][line.name] = None
+        elif line.split != known.split:
+            several["split"][line.name] = None
+        elif line is not known:
+            repeated += 1
+    faults = [
+        f"Every image must have one {what} in {table.name}, but {len(names):,} of {len(first):,} have several: "
+        f"{few(names)}. Keep one row of each."
+        for what, names in several.items()
+        if names
+    ]
+    notes = [f"{repeated:,} rows of {table.name} are there twice and count once"] if repeated else []
+    return [line for name, line in first.items() if not any(name in names for names in several.values())], faults, notes

@@ -1,0 +1,78 @@
+"""Any table with a column of images and a column of classes, named by the user or guessed."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from core.errors import InputError, few
+from core.layouts.contract import Columns
+from core.layouts.image_names import ImageNames
+from core.layouts.labels import Reading, find_empty, read_lines
+from core.tables import Line, Table
+
+_LABELS = ("label", "class", "diagnosis", "dx", "target", "category", "y", "diagnostic")
+_IMAGES = (
+    *("path", "file", "filename", "file_name", "filepath", "image", "image_id", "image_path", "image_name"),
+    *("img", "img_id", "isic_id", "id"),
+)
+
+
+def plain_table(path: str, table: Table, columns: Columns, images: ImageNames) -> Reading | None:
+    """A table with a column of images and a column of classes.
+
+    Args:
+        path: Its path relative to the root.
+        table: The table; it has all columns that the user named.
+        columns: What the user named; the others are guessed.
+        images: By which a column of images is recognised.
+
+    Returns:
+        None if a column cannot be guessed, or if the user named none and the table names no image.
+    """
+    named = {name.lower() for name in (columns.image, columns.label, columns.group) if name}
+    candidates = (
+        [columns.image] if columns.image else [name for name in _IMAGES if table.has(name) and name not in named]
+    )
+    named.update(candidates if len(candidates) == 1 else ())
+    label = columns.label or next((name for name in _LABELS if table.has(name) and name not in named), "")
+    if not candidates or not label:
+        return None
+    lines, faults = read_lines(table, list(filter(None, [*candidates, label, columns.group])))
+    image, hits = _most_hits(path, lines, candidates, images)
+    if not hits and not columns and not faults:
+        return None
+    return Reading(
+        layout="plain table",
+        image=image,
+        columns=[label],
+        lines=lines,
+        labels=[line[label] for line in lines],
+        group=columns.group,
+        faults=faults + find_empty(table, lines, label),
+    )
+
+
+def _most_hits(path: str, lines: Iterable[Line], candidates: Sequence[str], images: ImageNames) -> tuple[str, int]:
+    """The column whose values name the most images, and how many."""
+    hits = dict.fromkeys(candidates, 0)
+    for line in lines:
+        for name in candidates:
+            hits[name] += bool(line[name] and images.find(line[name], table=path))
+    best = max(candidates, key=hits.__getitem__)
+    return best, hits[best]
+
+
+def refuse_columns(root: Path, tables: Sequence[Table], columns: Columns) -> InputError:
+    """The error for columns that the user named and no table has, or beside which others cannot be guessed."""
+    given = {f"--{kind}-column": name for kind, name in vars(columns).items() if name}
+    there = few([f"{table.name} has {few(table.columns)}" for table in tables]) or "there is no table"
+    asked = " and ".join(f"{flag} {name}" for flag, name in given.items())
+    if not any(table.has(*given.values()) for table in tables):
+        return InputError(
+            f"`{next(iter(given))}` must be a column of a table below {root}, but got {asked}, and {there}. "
+            "Name one of those columns."
+        )
+    unnamed = [f"--{kind}-column" for kind in ("image", "label") if not getattr(columns, kind)]
+    return InputError(
+        f"`{unnamed[0]}` must be given where it cannot be guessed, but got {asked}, and {there}. "
+        f"Add {' and '.join(unnamed)}."
+    )

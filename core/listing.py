@@ -1,0 +1,78 @@
+"""What lies in a folder: its images, its tables and its arrays, before anybody knows what they mean."""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import InputError, few
+from core.images import SUFFIXES
+
+_TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab", ""})  # Dataverse serves HAM10000's table without one
+_ARRAY_SUFFIX = ".npz"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder, at any depth, hidden files and folders left out.
+
+    Attributes:
+        root: Absolute path of the folder.
+        images: Image files as POSIX paths relative to `root`, sorted.
+        tables: Files that may be tables, likewise.
+        arrays: NumPy archives, likewise.
+    """
+
+    root: Path
+    images: tuple[str, ...]
+    tables: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
+
+
+def list_folder(folder: Path) -> Listing:
+    """Lists a folder.
+
+    Raises:
+        InputError: There is no such folder, or a name in it cannot be written down.
+    """
+    root = Path(os.path.abspath(folder))
+    if not root.is_dir():
+        kind = "a file" if root.exists() else "nothing"
+        raise InputError(f"`--data` must be a folder, but at {folder} there is {kind}. Give the folder of the images.")
+    files = sorted(walk_files(root))
+    if strange := [name for file in files if (name := in_utf8(file)) != file]:
+        raise InputError(
+            f"The names of files must be UTF-8, as all that is written of them, but in {folder} {len(strange):,} are "
+            f"not: {few(strange)}. Rename them, or unpack their archive with its own encoding."
+        )
+    by_suffix = [(posixpath.splitext(file)[1].lower(), file) for file in files]
+    return Listing(
+        root,
+        images=tuple(file for suffix, file in by_suffix if suffix in SUFFIXES),
+        tables=tuple(file for suffix, file in by_suffix if suffix in _TABLE_SUFFIXES),
+        arrays=tuple(file for suffix, file in by_suffix if suffix == _ARRAY_SUFFIX),
+    )
+
+
+def in_utf8(path: str) -> str:
+    """A path as text that can be written anywhere; bytes that are no UTF-8 become escapes such as ``\\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def walk_files(root: Path) -> Iterator[str]:
+    """All files below `root`, relative to it, but hidden ones and those in hidden folders, such as a Mac leaves.
+
+    Links to folders are followed; each real folder is walked once, so that a link upwards ends.
+    """
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # texts, because 10,015 Path objects would take most of the second that a known folder may take to open
+        below = Path(parent).relative_to(root).as_posix()
+        yield from (posixpath.normpath(f"{below}/{name}") for name in files if not name.startswith("."))
