@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from core import cli
-from core.errors import few
+from core.cache import cache_folder
+from core.errors import InputError, few
 from core.layouts.cleaned import CleanedRow, write_cleaned
 from core.merging import take_over
 from core.splits import classes_that_do_not_split
@@ -21,8 +22,15 @@ def write_fixed(found: Survey, file: Path) -> None:
     become the most frequent one.
 
     Raises:
-        InputError: The file cannot lie there, or no two classes remain.
+        InputError: The file cannot lie there, the images lie in the cache, or no two classes remain.
     """
+    arrays = cache_folder("arrays")
+    places = zip(found.spec.places, found.sets, strict=True)
+    if inside := [str(place) for place, part in places if arrays in part.root.parents]:
+        raise InputError(
+            f"`--fix` must be for image files, but {few(inside)} holds arrays, unpacked into the cache, which may "
+            "be deleted at any time. Use it as it is."
+        )
     cleaned, changes = clean(found)
     rows = [
         CleanedRow(

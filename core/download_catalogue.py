@@ -75,7 +75,7 @@ def mirrored(collection: Collection, base: str) -> Collection:
 
 
 def _isic(year: int, name: str, megabytes: float) -> RemoteFile:
-    # The bucket that the challenge's page links to since it was merged with the archive, then the one of before.
+    # Public downloaders use both buckets, the recent ones the first. The sizes are theirs, too, rounded up.
     bases = ("https://isic-archive.s3.amazonaws.com/challenges", "https://isic-challenge-data.s3.amazonaws.com")
     return RemoteFile(name=name, urls=tuple(f"{base}/{year}/{name}" for base in bases), megabytes=megabytes)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import InputError
+from core.errors import InputError, few, shorten
 
 _ASIDE = ".tmp"
 
@@ -67,17 +68,28 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON.
+    """Reads JSON, in which all numbers are finite.
 
     Raises:
         InputError: The file is not JSON, which a rename cannot cause: somebody edited or cut it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+    # Numbers of thousands of digits are a ValueError too, lists within lists within lists the other.
+    except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} must be JSON, but it is damaged ({error}). Restore it or remove its folder."
+            f"{path} must be JSON, but it is damaged ({shorten(str(error))}). Restore it or remove its folder."
         ) from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{shorten(text, 20)} is too large")
+    return value
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -89,9 +101,21 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Reads the rows of a CSV with a header."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """Reads the rows of a CSV with a header that `write_csv` wrote.
+
+    Raises:
+        InputError: The file is damaged: no CSV, or with rows of other lengths than its header.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            rows = [dict(zip(header, values, strict=True)) for values in reader]
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path} must be CSV, but it is damaged ({shorten(str(error))}). Restore it.") from error
+    if len(set(header)) < len(header):
+        raise InputError(f"{path} must have each column once, but it is damaged: {few(header)}. Restore it.")
+    return rows
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> None:

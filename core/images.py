@@ -92,7 +92,7 @@ def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
         InputError: The file cannot be read or decoded.
     """
     try:
-        with path.open("rb") as file:
+        with open_image(path) as file:
             return decode(file, at_least=at_least)
     except (UnreadableImageError, OSError) as error:
         reason = (error.strerror or "cannot be read") if isinstance(error, OSError) else error

@@ -25,7 +25,7 @@ from core.images import UnreadableImageError, decode, open_image
 _log = logging.getLogger(__name__)
 
 # Raise it when a report of the same file by the same Pillow would come out differently.
-_FORMAT = "2"
+_FORMAT = "3"
 # Below this many images, decoding them here is quicker than starting processes (about 1 s on two cores).
 _WORTH_PROCESSES = 200
 _CHUNK = 32  # images a worker takes at once: rare enough for messages not to count, often enough for a moving bar

@@ -50,7 +50,8 @@ def list_folder(folder: Path) -> Listing:
     return Listing(
         root,
         images=tuple(file for suffix, file in by_suffix if suffix in SUFFIXES),
-        tables=tuple(file for suffix, file in by_suffix if suffix in _TABLE_SUFFIXES),
+        # a pipe or a device would never come to an end
+        tables=tuple(file for suffix, file in by_suffix if suffix in _TABLE_SUFFIXES and (root / file).is_file()),
         arrays=tuple(file for suffix, file in by_suffix if suffix == _ARRAY_SUFFIX),
     )
 

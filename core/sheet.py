@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from core.errors import InputError
 from core.files import written_aside
-from core.images import UnreadableImageError, decode, open_image
+from core.images import read_image
 from core.lettering import Lettering
 
 COLUMNS = 7
@@ -180,12 +180,7 @@ def _check(file: Path, rows: Sequence[SheetRow]) -> None:
 
 def _thumbnail(photo: Path) -> Image.Image:
     """The whole photo in the middle of its mount."""
-    try:
-        with open_image(photo) as file:
-            image = decode(file, at_least=_THUMBNAIL[1])
-    except (UnreadableImageError, OSError) as error:
-        reason = (error.strerror or "cannot be read") if isinstance(error, OSError) else error
-        raise InputError(f"An image must be readable, but {photo} is not ({reason}). Replace it.") from error
+    image = read_image(photo, at_least=_THUMBNAIL[1])
     scale = min(_THUMBNAIL[0] / image.width, _THUMBNAIL[1] / image.height)
     size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
     mount = Image.new("RGB", _THUMBNAIL, _MOUNT)

@@ -4,7 +4,6 @@ Legend: N rows, G groups, C classes.
 """
 
 import hashlib
-import logging
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,8 +16,6 @@ from core.manifest import Manifest
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-_log = logging.getLogger(__name__)
 
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
@@ -78,8 +75,6 @@ def split_manifest(manifest: Manifest, *, seed: int = 0) -> Split:
     split = Split(train, val, test, seed, left_out)
     check_disjoint(split, given.group_of_N)
     _check_classes(manifest, split)
-    if len(left_out):
-        _log.warning("%s images are left out: their lesions are in a stricter official part", f"{len(left_out):,}")
     return split
 
 

@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -163,7 +164,7 @@ def _open(place: Path, columns: Columns) -> FoundSet:
             f"`--data` must be a folder, a CSV or an npz file, but {place} is none of them. "
             "Unpack it if it is an archive, or give the folder of the images."
         )
-    root = place.absolute().parent
+    root = Path(os.path.abspath(place)).parent
     if is_cleaned(table):
         found, sha256 = read_cleaned(place)
         return FoundSet(root=root, found=found, sha256=sha256)

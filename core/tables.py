@@ -23,7 +23,7 @@ class Line:
     """One row of a table.
 
     Attributes:
-        number: Its line in the file, the header being line 1, for messages.
+        number: Its first line in the file, counted from 1, for messages.
         values: The text of each column that was asked for, without the spaces around it.
     """
 
@@ -95,13 +95,13 @@ class Table:
                 next(reader, None)
                 done = reader.line_num
                 for values in islice(reader, most):
-                    done = reader.line_num
+                    first, done = done + 1, reader.line_num
                     if not any(map(str.strip, values)):
                         continue
                     if len(values) == width or (len(values) > width and not any(map(str.strip, values[width:]))):
-                        lines.append(Line(done, {column: values[place].strip() for column, place in wanted.items()}))
+                        lines.append(Line(first, {column: values[place].strip() for column, place in wanted.items()}))
                     else:
-                        ragged.append(str(done))
+                        ragged.append(str(first))
         except UnicodeError as error:
             raise self._broken(*self._undecodable()) from error
         except csv.Error as error:

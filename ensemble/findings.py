@@ -7,7 +7,7 @@ from typing import Any
 from core.artifacts import TrialRecord
 from core.errors import InputError
 from ensemble.members import Study
-from ensemble.shapes import NUMBER, find_misfit
+from core.shapes import NUMBER, find_misfit
 
 _SUMMARY = {
     "trials": {"complete": int, "pruned": int, "failed": int},

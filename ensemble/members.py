@@ -8,7 +8,7 @@ from typing import Any
 from core.archs import ALIASES
 from core.artifacts import StudiesFolder, StudyFolder, TrialRecord
 from core.errors import InputError
-from ensemble.shapes import NUMBER, find_misfit
+from core.shapes import NUMBER, find_misfit
 
 # All that building and the report rely on.
 _STUDY = {

@@ -15,7 +15,7 @@ from core.archs import Arch
 from core.errors import InputError
 from core.files import read_json, write_json
 from ensemble.decision import RULE, check_rule
-from ensemble.shapes import NUMBER, find_misfit
+from core.shapes import NUMBER, find_misfit
 
 FORMAT = 1  # raised when an older reader could misread it
 FILE = "ensemble.json"

@@ -136,6 +136,10 @@ def prepare(settings: Settings) -> Setup:
     data = locate_data(settings.data)
     manifest = load_manifest(data)
     split = split_manifest(manifest, seed=settings.seed)
+    if len(split.left_out):
+        _log.warning(
+            "%s images are left out: their lesions are in a stricter official part", f"{len(split.left_out):,}"
+        )
     folder = settings.studies.study(settings.study or ("demo-" if manifest.demo else "") + settings.arch)
     weights = find_weights(settings, arch, folder)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)

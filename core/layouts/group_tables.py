@@ -2,20 +2,21 @@
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from core.errors import few
 from core.layouts.cleaned import is_cleaned
 from core.listing import Listing
-from core.tables import Table, open_table
+from core.tables import Line, Table, open_table
 
 _IMAGE_COLUMNS = (
     *("image", "path", "file", "filename", "image_id"),
     *("file_name", "file_path", "filepath", "image_name", "image_path", "isic_id"),
 )
-# Of two that are filled in equally often the first counts: all lesions of a patient belong to one part.
-_GROUP_COLUMNS = ("group", "patient_id", "patient", "lesion_id", "lesion")
+_PATIENT_COLUMNS = ("group", "patient_id", "patient", "subject", "case")
+_LESION_COLUMNS = ("lesion_id", "lesion")
+_GROUP_COLUMNS = (*_PATIENT_COLUMNS, *_LESION_COLUMNS)
 # What programs write for an unknown lesion: as one group, all such images would have to be in one part.
 _UNKNOWN = frozenset({"", "-", "?", "na", "n/a", "nan", "nat", "none", "null", "unknown"})
 
@@ -27,7 +28,7 @@ class Groups:
     Attributes:
         of: The lesion or patient of each image that has one, by the image's path relative to the listing's root.
         disputed: Paths of images of which nobody can say which group they are of.
-        sources: The tables and columns that say it.
+        sources: The tables that say it, with their columns.
         faults: A sentence for each kind of defect.
         notes: What a user would like to know, a sentence each.
     """
@@ -89,21 +90,20 @@ def _read(table: Table, folder: str, names: "_Names", groups: Groups, said: dict
         groups: Takes the faults and notes.
         said: Takes the groups that each image is said to be of.
     """
-    image = next(filter(table.has, _IMAGE_COLUMNS))
-    candidates = list(filter(table.has, _GROUP_COLUMNS))
-    lines, faults = table.read([image, *candidates])
-    column = max(candidates, key=lambda name: sum(_is_known(line[name]) for line in lines))
+    image_columns, group_columns = ([*filter(table.has, columns)] for columns in (_IMAGE_COLUMNS, _GROUP_COLUMNS))
+    lines, faults = table.read([*image_columns, *group_columns])
+    image = max(image_columns, key=lambda column: sum(bool(names.find(line[column], folder)) for line in lines))
     absent: list[str] = []
     ambiguous: dict[str, list[str]] = {}
-    for line in lines:
+    for line, group in zip(lines, _groups(lines, group_columns), strict=True):
         found = names.find(line[image], folder)
         if not found:
             absent.append(line[image] or f"line {line.number}")
-        elif _is_known(line[column]) and len(found) == 1:
-            said[found[0]].add(line[column])
-        elif _is_known(line[column]):
+        elif group and len(found) == 1:
+            said[found[0]].add(group)
+        elif group:
             ambiguous[line[image]] = found
-    groups.sources.append(f"{column} of {table.name}")
+    groups.sources.append(f"{table.name} ({', '.join(group_columns)})")
     groups.faults += faults
     if ambiguous:
         groups.disputed.update(path for paths in ambiguous.values() for path in paths)
@@ -117,8 +117,17 @@ def _read(table: Table, folder: str, names: "_Names", groups: Groups, said: dict
         )
 
 
-def _is_known(group: str) -> bool:
-    return group.lower() not in _UNKNOWN
+def _groups(lines: Sequence[Line], columns: Sequence[str]) -> list[str]:
+    """The patient of each line, or its lesion where no patient is known; empty where neither is."""
+
+    def first(line: Line, of: Sequence[str]) -> str:
+        return next((line[column] for column in of if column in columns and line[column].lower() not in _UNKNOWN), "")
+
+    patients = [first(line, _PATIENT_COLUMNS) for line in lines]
+    lesions = [first(line, _LESION_COLUMNS) for line in lines]
+    # A patient who is named for one photo of a lesion is that of all of them, or they could be in two parts.
+    owners = {lesion: patient for lesion, patient in zip(lesions, patients, strict=True) if lesion and patient}
+    return [patient or owners.get(lesion, lesion) for patient, lesion in zip(patients, lesions, strict=True)]
 
 
 class _Names:

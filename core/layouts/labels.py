@@ -219,5 +219,5 @@ def _one_each(table: Table, said: Sequence[Labelled]) -> tuple[list[Labelled], l
         for what, names in several.items()
         if names
     ]
-    notes = [f"{repeated:,} rows of {table.name} are there twice and count once"] if repeated else []
+    notes = [f"rows that {table.name} repeats count once ({repeated:,})"] if repeated else []
     return [line for name, line in first.items() if not any(name in names for names in several.values())], faults, notes

@@ -32,7 +32,7 @@ def one_hot(table: Table) -> Reading | None:
     faults += find_wrong(table, lines, list(map(bool, marked)), rule, "none or several")
     notes = []
     if unknown := sum(column.lower() == _UNKNOWN for column in marked):
-        notes.append(f"{unknown:,} images that {table.name} labels UNK, which is none of its classes, are left out")
+        notes.append(f"images that {table.name} labels UNK, which is none of its classes, are left out ({unknown:,})")
     if renamed := [column for column in classes if column.lower() in _SAME]:
         notes.append(f"{few(renamed)} of {table.name} is called {_SAME[renamed[0].lower()]}, as in HAM10000")
     return Reading(

@@ -28,12 +28,7 @@ def plain_table(path: str, table: Table, columns: Columns, images: ImageNames) -
     Returns:
         None if a column cannot be guessed, or if the user named none and the table names no image.
     """
-    named = {name.lower() for name in (columns.image, columns.label, columns.group) if name}
-    candidates = (
-        [columns.image] if columns.image else [name for name in _IMAGES if table.has(name) and name not in named]
-    )
-    named.update(candidates if len(candidates) == 1 else ())
-    label = columns.label or next((name for name in _LABELS if table.has(name) and name not in named), "")
+    candidates, label = _guess(table, columns)
     if not candidates or not label:
         return None
     lines, faults = read_lines(table, list(filter(None, [*candidates, label, columns.group])))
@@ -51,6 +46,15 @@ def plain_table(path: str, table: Table, columns: Columns, images: ImageNames) -
     )
 
 
+def _guess(table: Table, columns: Columns) -> tuple[list[str], str]:
+    """The columns that may name the images, and that of classes; as the user named them, else by their usual names."""
+    named = {name.lower() for name in (columns.image, columns.label, columns.group) if name}
+    images = [name for name in _IMAGES if table.has(name) and name not in named]
+    candidates = [columns.image] if columns.image else images
+    named.update(candidates if len(candidates) == 1 else ())
+    return candidates, columns.label or next((name for name in _LABELS if table.has(name) and name not in named), "")
+
+
 def _most_hits(path: str, lines: Iterable[Line], candidates: Sequence[str], images: ImageNames) -> tuple[str, int]:
     """The column whose values name the most images, and how many."""
     hits = dict.fromkeys(candidates, 0)
@@ -66,13 +70,15 @@ def refuse_columns(root: Path, tables: Sequence[Table], columns: Columns) -> Inp
     given = {f"--{kind}-column": name for kind, name in vars(columns).items() if name}
     there = few([f"{table.name} has {few(table.columns)}" for table in tables]) or "there is no table"
     asked = " and ".join(f"{flag} {name}" for flag, name in given.items())
-    if not any(table.has(*given.values()) for table in tables):
+    holders = [table for table in tables if table.has(*given.values())]
+    if not holders:
         return InputError(
             f"`{next(iter(given))}` must be a column of a table below {root}, but got {asked}, and {there}. "
             "Name one of those columns."
         )
-    unnamed = [f"--{kind}-column" for kind in ("image", "label") if not getattr(columns, kind)]
+    guesses = zip(("--image-column", "--label-column"), _guess(holders[0], columns), strict=True)
+    open_ = [flag for flag, guess in guesses if not guess]
     return InputError(
-        f"`{unnamed[0]}` must be given where it cannot be guessed, but got {asked}, and {there}. "
-        f"Add {' and '.join(unnamed)}."
+        f"`{open_[0]}` must be given where it cannot be guessed, but got {asked}, and {there}. "
+        f"Add {' and '.join(open_)}."
     )

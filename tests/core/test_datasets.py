@@ -15,6 +15,7 @@ from core.dataspec import DataSpec
 from core.demo import write_demo
 from core.errors import InputError
 from core.listing import walk_files
+from tests.fixtures.arrays import write_dermamnist
 from tests.fixtures.images import write_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -343,6 +344,34 @@ def test_fix_writes_what_can_be_used_and_every_command_takes_it(ham: Path) -> No
     assert (manifest.layout, manifest.classes, manifest.grouped) == ("cleaned manifest", ("mel", "nv"), True)
     again = cli(ham / "cleaned.csv")
     assert again.returncode == 0, again.stdout
+
+
+def test_a_cleaned_manifest_in_the_folder_is_not_taken_for_its_labels(ham: Path) -> None:
+    before = load_manifest(ham)
+    assert cli(ham, "--fix", ham / "cleaned.csv").returncode == 0
+
+    again = cli(ham)
+
+    assert load_manifest(ham).fingerprint == before.fingerprint
+    assert "layout       ham10000" in again.stdout
+    assert f"note         {ham / 'cleaned.csv'} is a cleaned manifest, not used unless given itself" in again.stdout
+
+
+def test_arrays_are_not_fixed(tmp_path: Path) -> None:
+    write_dermamnist(tmp_path / "dermamnist.npz")
+
+    done = cli(tmp_path / "dermamnist.npz", "--fix", tmp_path / "cleaned.csv")
+
+    assert done.returncode == 2
+    assert "`--fix` must be for image files, but" in done.stderr
+    assert not (tmp_path / "cleaned.csv").exists()
+
+
+def test_a_pipe_among_the_tables_does_not_hang(ham: Path) -> None:
+    os.mkfifo(ham / "labels")
+    os.mkfifo(ham / "labels.csv")
+
+    assert len(load_manifest(ham)) == 16
 
 
 def test_a_cleaned_manifest_notices_images_that_changed(ham: Path) -> None:

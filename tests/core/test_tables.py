@@ -64,7 +64,7 @@ def test_a_value_may_have_line_breaks_in_quotes_and_the_numbers_stay_those_of_th
 
     lines, _ = table.read(["image\nname", "label"])
 
-    assert [(line.number, line["image\nname"]) for line in lines] == [(3, "a\nb"), (4, "c")]
+    assert [(line.number, line["image\nname"]) for line in lines] == [(3, "a\nb"), (5, "c")]
 
 
 def test_no_more_lines_are_read_than_asked_for(tmp_path: Path) -> None:
@@ -189,8 +189,7 @@ def test_no_bytes_raise_anything_but_our_own_error(tmp_path: Path, head: bytes, 
         return
     try:
         lines, faults = table.read(table.columns)
-    except InputError as error:
-        assert "must be CSV" in str(error)
-    else:
-        assert all(set(line.values) == set(table.columns) for line in lines)
-        assert len(faults) <= 1
+    except InputError:
+        return
+    assert all(set(line.values) == set(table.columns) for line in lines)
+    assert len(faults) <= 1

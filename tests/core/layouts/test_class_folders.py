@@ -278,7 +278,7 @@ def test_a_table_of_groups_says_which_images_belong_together(tmp_path: Path) -> 
 
     assert found is not None
     assert Counter(Counter(row.group for row in found.rows).values()) == {2: 12}
-    assert found.reason.endswith("; groups from group of groups.csv")
+    assert found.reason.endswith("; groups from groups.csv (group)")
     assert found.faults == found.notes == []
 
 
@@ -329,10 +329,20 @@ def test_patients_are_groups_rather_than_their_lesions(tmp_path: Path, columns: 
     assert groups(tmp_path, "mel/1.jpg", "nv/1.jpg")["mel/1.jpg"] == patient
 
 
-def test_lesions_are_groups_where_patients_are_rarely_filled_in(tmp_path: Path) -> None:
-    (tmp_path / "groups.csv").write_text("image,patient_id,lesion_id\nmel/1,p,x\nnv/1,,y\n")
+def test_a_lesion_without_a_patient_is_that_of_its_other_photos(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("image,patient_id,lesion_id\nmel/1,p,x\nmel/2,,x\nnv/1,,y\n")
 
-    assert groups(tmp_path, "mel/1.jpg", "nv/1.jpg") == {"mel/1.jpg": "x", "nv/1.jpg": "y"}
+    assert groups(tmp_path, "mel/1.jpg", "mel/2.jpg", "nv/1.jpg") == {
+        "mel/1.jpg": "p",
+        "mel/2.jpg": "p",
+        "nv/1.jpg": "y",
+    }
+
+
+def test_of_several_columns_of_images_the_one_that_names_them_counts(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("image,file,group\n1,mel/a.jpg,x\n2,nv/b.jpg,y\n")
+
+    assert groups(tmp_path, "mel/a.jpg", "nv/b.jpg") == {"mel/a.jpg": "x", "nv/b.jpg": "y"}
 
 
 def test_images_of_two_groups_are_a_fault_and_left_out(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from core.errors import one_line
+
 NUMBER = int | float
+_LARGEST = 10**300  # of whole numbers, which JSON doesn't bound: every other number of ours is a float
 
 
 def find_misfit(value: Any, shape: Any, place: str = "") -> str:
@@ -10,7 +13,7 @@ def find_misfit(value: Any, shape: Any, place: str = "") -> str:
 
     Args:
         value: What was read.
-        shape: A type; a list of one shape, for any number of such; a tuple of shapes, for exactly these; a dict of the
+        shape: A type (True and False are no numbers); a list of one shape, for any number of such; a tuple of shapes, for exactly these; a dict of the
             keys that must be there, others being free; or a dict whose one key is `str`, for whatever keys there are.
         place: Keys that led to the value, with dots between.
 
@@ -19,7 +22,7 @@ def find_misfit(value: Any, shape: Any, place: str = "") -> str:
     """
     name = place or "it"
     if not isinstance(shape, dict | list | tuple):
-        return "" if isinstance(value, shape) else f"{name} is {value!r:.40} and not of type {_name_of(shape)}"
+        return "" if _is_of(value, shape) else f"{name} is {_show(value)} and not of type {_name_of(shape)}"
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return f"{name} is not an object"
@@ -34,6 +37,19 @@ def find_misfit(value: Any, shape: Any, place: str = "") -> str:
         children = [(index, item, inner) for index, (item, inner) in enumerate(zip(value, inners, strict=True))]
     misfits = (find_misfit(item, inner, f"{place}.{key}".lstrip(".")) for key, item, inner in children)
     return next(filter(None, misfits), "")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if kind in (int, NUMBER):
+        return isinstance(value, kind) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+    return isinstance(value, kind)
+
+
+def _show(value: Any) -> str:
+    """The beginning of a value; a whole number of more digits than Python converts has none."""
+    if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
+        return "a number of more than 300 digits"
+    return one_line(f"{value!r:.40}")
 
 
 def _name_of(kind: Any) -> str:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from ensemble.shapes import NUMBER, find_misfit
+from core.shapes import NUMBER, find_misfit
 
 SHAPE = {"name": str, "counts": {str: int}, "pairs": [(object, NUMBER)]}
 FITTING = {"name": "a", "counts": {"x": 1}, "pairs": [["v", 0.5], [None, 1]], "surplus": 1}

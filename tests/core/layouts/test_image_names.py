@@ -1,0 +1,156 @@
+"""Which image a table means: by exact names first, then by what else can only mean one."""
+
+from pathlib import Path
+
+import pytest
+
+from core.dataspec import Columns
+from core.layouts.contract import Recognised
+from core.layouts.labelled_tables import labelled_tables
+from core.listing import list_folder
+from tests.fixtures import tabular
+from tests.fixtures.images import write_image
+from tests.fixtures.tabular import WITHOUT_IMAGE, write_rows
+
+
+def recognise(folder: Path) -> Recognised:
+    found = labelled_tables(list_folder(folder), Columns())
+    assert found is not None
+    return found
+
+
+def write_images(folder: Path, *names: str) -> None:
+    for seed, name in enumerate(names):
+        write_image(folder / name, seed)
+
+
+def write_labels(path: Path, *rows: tuple[str, ...]) -> None:
+    """HAM10000's columns: image, class and lesion, the lesion empty where it is not given."""
+    write_rows(path, ("image_id", "dx", "lesion_id"), [(*row, "")[:3] for row in rows])
+
+
+def by_path(found: Recognised) -> dict[str, str]:
+    return {row.path: row.label for row in found.rows}
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "a.jpg", "A", "a.JPG", "in/a.jpg", "./in/a.jpg", "in/a", "IN\\A.jpg", "../data/in/a.jpg", "a.png"]
+)
+def test_an_image_is_named_by_its_file_its_stem_or_its_path(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, "in/a.jpg", "in/b.jpg")
+    write_labels(tmp_path / "t.csv", (name, "nv"), ("b", "mel"))
+
+    found = recognise(tmp_path)
+
+    if name.startswith(".."):
+        assert (by_path(found), found.missing) == ({"in/b.jpg": "mel"}, [name])
+    else:
+        assert by_path(found) == {"in/a.jpg": "nv", "in/b.jpg": "mel"}
+
+
+def test_a_path_may_be_relative_to_the_table(tmp_path: Path) -> None:
+    write_images(tmp_path, "set/in/a.jpg", "in/a.jpg", "in/b.jpg")
+    write_labels(tmp_path / "set" / "t.csv", ("in/a.jpg", "nv"), ("in/b.jpg", "mel"))
+
+    assert by_path(recognise(tmp_path)) == {"set/in/a.jpg": "nv", "in/b.jpg": "mel"}
+
+
+def test_exact_names_come_before_those_without_case(tmp_path: Path) -> None:
+    write_images(tmp_path, "x/a.jpg", "y/A.jpg")
+    write_labels(tmp_path / "t.csv", ("a", "nv"), ("A", "mel"))
+
+    assert by_path(recognise(tmp_path)) == {"x/a.jpg": "nv", "y/A.jpg": "mel"}
+
+
+def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    outside = write_image(tmp_path / "secret.jpg", 0)
+    write_images(tmp_path / "data", "a.jpg", "secret.jpg")
+    names = [str(outside), str(outside.with_suffix("")), "../secret.jpg", "x/../../secret", "/secret.jpg", "C:\\secret"]
+    write_labels(tmp_path / "data" / "t.csv", ("a", "nv"), *((name, "mel") for name in names))
+
+    found = recognise(tmp_path / "data")
+
+    assert by_path(found) == {"a.jpg": "nv"}
+    assert found.missing == sorted(names)
+
+
+def test_endings_such_as_downsampled_belong_to_the_name(tmp_path: Path) -> None:
+    write_images(tmp_path, "ISIC_0000001.jpg", "ISIC_0000001_downsampled.jpg")
+    write_labels(tmp_path / "t.csv", ("ISIC_0000001", "nv"), ("ISIC_0000001_downsampled", "mel"))
+
+    assert by_path(recognise(tmp_path)) == {"ISIC_0000001.jpg": "nv", "ISIC_0000001_downsampled.jpg": "mel"}
+
+
+def test_copies_of_an_image_count_once_and_are_not_unlabelled(tmp_path: Path) -> None:
+    tabular.write_ham10000_kaggle(tmp_path)
+
+    found = recognise(tmp_path)
+
+    assert len(found.rows) == 49
+    assert all(row.path.startswith("HAM10000_images_part_") for row in found.rows)
+    assert (found.unlabelled, found.faults) == ([], [])
+
+
+def test_a_name_of_several_different_images_is_a_fault(tmp_path: Path) -> None:
+    write_images(tmp_path, "x/a.jpg", "y/a.png", "x/b.jpg")
+    write_labels(tmp_path / "t.csv", ("a", "nv"), ("b", "mel"))
+
+    found = recognise(tmp_path)
+
+    assert (by_path(found), found.missing, found.unlabelled) == ({"x/b.jpg": "mel"}, [], [])
+    assert found.faults == [
+        f"Every image id must stand for one image, but 1 have different files below {tmp_path}: a (x/a.jpg, y/a.png). "
+        "Remove the wrong ones."
+    ]
+
+
+def test_of_several_images_those_of_the_tables_own_folder_are_meant(tmp_path: Path) -> None:
+    write_images(tmp_path, "x/in/1.jpg", "y/in/1.jpg")
+    write_labels(tmp_path / "x" / "t.csv", ("1", "nv"))
+    write_labels(tmp_path / "y" / "t.csv", ("1", "mel"))
+
+    assert by_path(recognise(tmp_path)) == {"x/in/1.jpg": "nv", "y/in/1.jpg": "mel"}
+
+
+def test_of_several_images_those_of_the_tables_part_are_meant_even_if_equally_long(tmp_path: Path) -> None:
+    for seed, name in enumerate(["train/1.bmp", "test/1.bmp"]):  # without compression all have the same size
+        write_image(tmp_path / name, seed)
+    write_labels(tmp_path / "train.csv", ("1", "nv"))
+    write_labels(tmp_path / "test.csv", ("1", "mel"))
+
+    found = recognise(tmp_path)
+
+    assert by_path(found) == {"train/1.bmp": "nv", "test/1.bmp": "mel"}
+    assert [row.split for row in found.rows] == [Path(row.path).parent.name for row in found.rows]
+
+
+def test_masks_are_no_images_of_the_set(tmp_path: Path) -> None:
+    masks = ("ISIC_1_segmentation.png", "m/ISIC_1_superpixels.png", "m/ISIC_1_attribute_streaks.png")
+    write_images(tmp_path, "ISIC_1.jpg", "ISIC_2.jpg", "more.jpg", *masks)
+    write_labels(tmp_path / "t.csv", ("ISIC_1", "nv"), ("ISIC_2", "mel"))
+
+    found = recognise(tmp_path)
+
+    assert (len(found.rows), found.unlabelled) == (2, ["more.jpg"])
+    assert found.notes == [f"3 masks of images are passed over: {', '.join(sorted(masks))}"]
+
+
+def test_names_without_an_image_are_missing(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg")
+    write_labels(tmp_path / "t.csv", ("a", "nv"), ("c", "mel"), ("b", "mel"))
+
+    found = recognise(tmp_path)
+
+    assert (by_path(found), found.missing, found.faults) == ({"a.jpg": "nv"}, ["b", "c"], [])
+
+
+def test_rows_without_weight_need_no_image(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    columns = ("image", "MEL", "NV", "score_weight", "validation_weight")
+    rows = [("a", 1, 0, 1, 0), ("b", 0, 1, 0, 1), ("c", 0, 1, 0, 1), ("d", 0, 1, "0.0", "0.0")]
+    write_rows(tmp_path / "t.csv", columns, [*rows, (WITHOUT_IMAGE, 0, 1, 1, 1)])
+
+    found = recognise(tmp_path)
+
+    assert found.missing == ["c"]
+    assert found.notes == [f"2 rows have no image and no weight in the official score: {WITHOUT_IMAGE}, d"]

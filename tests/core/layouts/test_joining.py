@@ -1,0 +1,181 @@
+"""Several tables: which row of an image holds, of what group it is and of which official part."""
+
+from pathlib import Path
+
+import pytest
+
+from core.dataspec import Columns
+from core.layouts.contract import Recognised
+from core.layouts.labelled_tables import labelled_tables
+from core.listing import list_folder
+from tests.fixtures import tabular
+from tests.fixtures.images import write_image
+from tests.fixtures.tabular import WITHOUT_IMAGE, write_rows
+
+
+def recognise(folder: Path) -> Recognised:
+    found = labelled_tables(list_folder(folder), Columns())
+    assert found is not None
+    return found
+
+
+def write_images(folder: Path, *names: str) -> None:
+    for seed, name in enumerate(names):
+        write_image(folder / name, seed)
+
+
+def write_labels(path: Path, *rows: tuple[str, ...]) -> None:
+    """HAM10000's columns: image, class and lesion, the lesion empty where it is not given."""
+    write_rows(path, ("image_id", "dx", "lesion_id"), [(*row, "")[:3] for row in rows])
+
+
+def by_path(found: Recognised) -> dict[str, str]:
+    return {row.path: row.label for row in found.rows}
+
+
+def splits(found: Recognised) -> dict[str, str]:
+    return {row.path: row.split for row in found.rows}
+
+
+def test_equal_rows_of_one_image_count_once(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    write_labels(tmp_path / "t.csv", ("a", "nv", "L1"), ("b", "mel", "L2"), ("a", "nv", "L1"))
+
+    found = recognise(tmp_path)
+
+    assert (len(found.rows), found.faults) == (2, [])
+    assert found.notes == ["rows that t.csv repeats count once (1)"]
+
+
+@pytest.mark.parametrize(
+    ("again", "what"), [(("a", "mel", "L1"), "label"), (("a", "nv", "L9"), "lesion or patient")], ids=["label", "group"]
+)
+def test_rows_that_contradict_each_other_are_a_fault(tmp_path: Path, again: tuple[str, ...], what: str) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    write_labels(tmp_path / "t.csv", ("a", "nv", "L1"), ("b", "mel", "L2"), again)
+
+    found = recognise(tmp_path)
+
+    assert (by_path(found), found.unlabelled) == ({"b.jpg": "mel"}, [])
+    assert found.faults == [
+        f"Every image must have one {what} in t.csv, but 1 of 2 have several: a. Keep one row of each."
+    ]
+
+
+@pytest.mark.parametrize(("column", "row"), [("image_id", ("", "nv", "L1")), ("dx", ("a", " ", "L1"))])
+def test_empty_values_are_a_fault(tmp_path: Path, column: str, row: tuple[str, ...]) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    write_labels(tmp_path / "t.csv", ("b", "mel", "L2"), row)
+
+    found = recognise(tmp_path)
+
+    assert by_path(found) == {"b.jpg": "mel"}
+    assert found.faults == [
+        f"Every row of t.csv must have `{column}`, but 1 of 2 have none: lines 3. Correct or remove them."
+    ]
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg")
+    (tmp_path / "header.csv").write_text("image_id,dx\n")
+    (tmp_path / "latin.csv").write_bytes("image_id,dx\na,Nävus\n".encode("latin-1"))
+    (tmp_path / "ragged.csv").write_text("image_id,dx\na,nv\nb\n")
+
+    found = recognise(tmp_path)
+
+    assert len(found.rows) == 1
+    assert [fault.split(", but ")[1] for fault in found.faults] == [
+        "it has a header only. Restore it.",
+        "from line 2 on it is not (invalid continuation byte). Export it again.",
+        "1 of 2 have others: lines 3. Mend them.",
+    ]
+
+
+def test_tables_that_agree_give_one_row_with_the_group_of_either(tmp_path: Path) -> None:
+    photos = tabular.write_isic2018(tmp_path, groupings=False)
+    rows = [(photo.lesion, photo.image, photo.label, "histo", "50.0", "male", "back") for photo in photos]
+    write_rows(tmp_path / "HAM10000_metadata.csv", tabular.HAM10000_COLUMNS, rows)
+
+    found = recognise(tmp_path)
+
+    assert {Path(row.path).stem: row.group for row in found.rows} == {photo.image: photo.lesion for photo in photos}
+    assert (len(found.rows), found.faults) == (49, [])
+
+
+def test_tables_that_disagree_are_a_fault(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    write_labels(tmp_path / "s.csv", ("a", "nv"), ("b", "mel"))
+    write_labels(tmp_path / "t.csv", ("a", "mel"), ("b", "mel"))
+
+    found = recognise(tmp_path)
+
+    assert by_path(found) == {"b.jpg": "mel"}
+    assert found.faults == [
+        "Every image must have one label, but 1 of 2 have several: a (nv, mel). Correct s.csv, t.csv."
+    ]
+
+
+def test_other_tables_give_groups_where_the_labels_have_none(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    write_labels(tmp_path / "t.csv", ("a", "nv", "L1"), ("b", "mel"), ("c", "mel"), ("d", "nv"))
+    write_rows(tmp_path / "g.csv", ("image", "group"), [("a", "other"), ("b", "G2"), ("c", "")])
+
+    found = recognise(tmp_path)
+
+    assert {row.path: row.group for row in found.rows} == {"a.jpg": "L1", "b.jpg": "G2", "c.jpg": "", "d.jpg": ""}
+
+
+def test_the_tables_name_tells_the_part(tmp_path: Path) -> None:
+    tabular.write_isic2018(tmp_path, test=True)
+
+    found = recognise(tmp_path)
+
+    assert all(split == ("test" if "Test_Input" in path else "train") for path, split in splits(found).items())
+    assert set(splits(found).values()) == {"train", "test"}
+    assert found.notes == [f"1 row has no image and no weight in the official score: {WITHOUT_IMAGE}"]
+
+
+def test_what_is_in_no_part_is_for_training_beside_an_official_test(tmp_path: Path) -> None:
+    tabular.write_ham10000_dataverse(tmp_path)
+
+    found = recognise(tmp_path)
+
+    assert all(split == ("test" if "Test_Images" in path else "train") for path, split in splits(found).items())
+    assert found.notes == ["the 49 images that nothing puts into the official test part are for training"]
+
+
+def test_the_folders_tell_the_part_if_the_table_does_not(tmp_path: Path) -> None:
+    write_images(tmp_path, "Train/a.jpg", "Validation/b.jpg", "test images/c.jpg", "d.jpg")
+    write_labels(tmp_path / "t.csv", ("a", "nv"), ("b", "mel"), ("c", "nv"), ("d", "mel"))
+
+    assert list(splits(recognise(tmp_path)).values()) == ["train", "val", "test", ""]
+
+
+def test_the_nearest_name_tells_the_part(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    write_labels(tmp_path / "test" / "training.csv", ("a", "nv"))
+    write_labels(tmp_path / "test" / "labels.csv", ("b", "mel"))
+
+    assert splits(recognise(tmp_path)) == {"a.jpg": "train", "b.jpg": "test"}
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv", "labels.csv"])
+def test_one_part_alone_is_none(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, "training/a.jpg", "training/b.jpg")
+    write_labels(tmp_path / name, ("a", "nv"), ("b", "mel"))
+
+    assert set(splits(recognise(tmp_path)).values()) == {""}
+
+
+def test_an_image_in_two_parts_is_a_fault(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    write_labels(tmp_path / "train.csv", ("a", "nv"), ("b", "mel"))
+    write_labels(tmp_path / "test.csv", ("b", "mel"), ("c", "nv"))
+
+    found = recognise(tmp_path)
+
+    assert splits(found) == {"a.jpg": "train", "c.jpg": "test"}
+    assert found.faults == [
+        "Every image must have one official part, but 1 of 3 have several: b (test, train). "
+        "Correct test.csv, train.csv."
+    ]
