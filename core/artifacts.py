@@ -15,76 +15,32 @@ cannot run code.
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import InputError
+from core.errors import InputError, one_line
 from core.files import read_csv, read_json, write_array, write_csv, write_json, write_tensors, written_aside
+from core.shapes import find_misfit
+from core.trials import COMPLETE_FILE, MODEL_FILE, read_trial
+from core.trials import FORMAT as FORMAT
+from core.trials import TrialRecord as TrialRecord
 
-FORMAT = 1  # of everything below; raised when an older reader could misread it
-_TRIAL_FOLDER = re.compile(r"trial-(\d{4,})")
+_TRIAL_FOLDER = re.compile(r"trial-([0-9]{4,9})")
+_SPLIT_COLUMNS = {"image", "label", "group", "split"}
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED_NAMES = ("artifacts", "ensemble", "weights")
-MODEL_FILE = "model.safetensors"
+_HASH = re.compile(r"[0-9a-f]{64}")
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRecord:
-    """One finished trial, as its folder tells it.
-
-    Attributes:
-        number: The trial's number in its study.
-        state: ``complete`` or ``pruned``.
-        folder: Where it lies.
-        config: Fields of its `TrainConfig`.
-        recall: Macro recall on validation after prior correction, at the best epoch; what it is judged by.
-        recall_interval: Its 95 % interval, low and high, over lesions.
-        recall_argmax: Macro recall on validation of the plain argmax, at the same epoch.
-        best_epoch: The epoch, counted from 0, that `val_probs` and the model are of.
-        prior: Mean probability of each class on the training part (C,): the prior that the model learned.
-        elapsed_s: Seconds that the trial took.
-        reason: Why it ended early; empty if it did not.
-    """
-
-    number: int
-    state: str
-    folder: Path
-    config: dict[str, Any]
-    recall: float
-    recall_interval: tuple[float, float]
-    recall_argmax: float
-    best_epoch: int
-    prior: tuple[float, ...]
-    elapsed_s: float
-    reason: str = ""
-
-    @property
-    def model_file(self) -> Path:
-        """The weights; deleted unless the trial is among the study's best."""
-        return self.folder / MODEL_FILE
-
-    @property
-    def has_model(self) -> bool:
-        """Whether the weights are still kept."""
-        return self.model_file.is_file()
-
-    def history(self) -> list[dict[str, float]]:
-        """One row an epoch, all numbers."""
-        return [{key: float(value) for key, value in row.items()} for row in read_csv(self.folder / "history.csv")]
-
-    def val_probs(self) -> npt.NDArray[np.float32]:
-        """Uncorrected probabilities (N, C) of the study's validation rows, in the order of `split.csv`."""
-        probs_NC: npt.NDArray[np.float32] = np.load(self.folder / "val_probs.npy", allow_pickle=False)
-        return probs_NC
+_log = logging.getLogger(__name__)
 
 
 class StudyFolder:
@@ -110,8 +66,8 @@ class StudyFolder:
             InputError: It was written by a newer version, or is damaged.
         """
         study: dict[str, Any] = read_json(self.root / "study.json")
-        if not isinstance(study, dict) or not isinstance(study.get("format"), int):
-            raise InputError(f"{self.root / 'study.json'} must name its format, but does not. Restore it.")
+        if misfit := find_misfit(study, {"format": int}):
+            raise InputError(f"{self.root / 'study.json'} must name its format, but {misfit}. Restore it.")
         if study["format"] > FORMAT:
             raise InputError(
                 f"A study must be of format {FORMAT} or older, but {self.name} has format={study['format']}. "
@@ -125,8 +81,20 @@ class StudyFolder:
         write_json(self.root / "study.json", {"format": FORMAT, **study})
 
     def read_split(self) -> list[dict[str, str]]:
-        """Rows of image, label, group, split, in the manifest's order."""
-        return read_csv(self.root / "split.csv")
+        """Rows of image, label, group, split, in the manifest's order.
+
+        Raises:
+            InputError: `split.csv` is absent or damaged.
+        """
+        path = self.root / "split.csv"
+        if not path.is_file():
+            raise InputError(f"{path} must list the images of the study, but it is not there. Restore it.")
+        rows = read_csv(path)
+        if rows and set(rows[0]) != _SPLIT_COLUMNS:
+            raise InputError(
+                f"{path} must have the columns {', '.join(sorted(_SPLIT_COLUMNS))}, but has others. Restore it."
+            )
+        return rows
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replaces what the search found."""
@@ -175,7 +143,7 @@ class StudyFolder:
             write_json(aside / "config.json", record.config)
             fields = dataclasses.asdict(record)
             del fields["folder"], fields["config"]
-            write_json(aside / "complete.json", {"format": FORMAT, **fields})
+            write_json(aside / COMPLETE_FILE, {"format": FORMAT, **fields})
             if target.exists():
                 shutil.rmtree(target)  # left by a run that died between its rename and Optuna's tell
         return dataclasses.replace(record, folder=target)
@@ -186,24 +154,20 @@ class StudyFolder:
         Raises:
             InputError: Its folder is damaged or not whole.
         """
-        folder = self.trial_folder(number)
-        fields = read_json(folder / "complete.json")
-        try:
-            del fields["format"]
-            fields["prior"], fields["recall_interval"] = tuple(fields["prior"]), tuple(fields["recall_interval"])
-            return TrialRecord(folder=folder, config=read_json(folder / "config.json"), **fields)
-        except (KeyError, TypeError, FileNotFoundError) as error:
-            raise InputError(
-                f"{folder} must be a whole trial, but it is damaged ({error}). Remove the folder."
-            ) from error
+        return read_trial(self.trial_folder(number), number)
 
     def read_trials(self) -> list[TrialRecord]:
-        """All finished trials, by number. Folders that are not whole are passed over."""
+        """All finished trials, by number. Folders that are not whole are passed over.
+
+        Raises:
+            InputError: A trial is damaged.
+        """
         if not self.root.is_dir():
             return []
-        matches = ((_TRIAL_FOLDER.fullmatch(path.name), path) for path in self.root.iterdir())
-        numbers = sorted(int(match[1]) for match, path in matches if match and (path / "complete.json").is_file())
-        return [self.read_trial(number) for number in numbers]
+        names = (path.name for path in self.root.iterdir() if (path / COMPLETE_FILE).is_file())
+        numbers = sorted(int(match[1]) for name in names if (match := _TRIAL_FOLDER.fullmatch(name)))
+        # trial-00012 is no name that we give
+        return [self.read_trial(number) for number in numbers if (self.trial_folder(number) / COMPLETE_FILE).is_file()]
 
     def drop_models(self, keep: int) -> None:
         """Deletes the weights of all complete trials but the `keep` best, and of all pruned ones."""
@@ -240,7 +204,7 @@ class StudiesFolder:
         Raises:
             InputError: The name could leave the folder, or is one that we use ourselves.
         """
-        if not _STUDY_NAME.fullmatch(name) or name in _RESERVED_NAMES:
+        if not _is_study_name(name):
             raise InputError(
                 "A study's name must be letters, digits, '.', '_' and '-', start with a letter or digit, have at most "
                 f"100 characters and not be one of {', '.join(_RESERVED_NAMES)}, but got {name!r}. Choose another."
@@ -248,13 +212,25 @@ class StudiesFolder:
         return StudyFolder(self.root / name)
 
     def read_studies(self) -> list[StudyFolder]:
-        """All studies that have been started here, by name."""
+        """All studies that have been started here, by name; folders of other names can be none of ours."""
         if not self.root.is_dir():
             return []
-        return [StudyFolder(path.parent) for path in sorted(self.root.glob("*/study.json"))]
+        names = [path.parent.name for path in sorted(self.root.glob("*/study.json"))]
+        for name in names:
+            if not _is_study_name(name):
+                _log.warning("%s has a name that no study has, and is passed over", one_line(str(self.root / name)))
+        return [StudyFolder(self.root / name) for name in names if _is_study_name(name)]
 
     def weights_file(self, tensor_hash: str) -> Path:
-        """Where backbone weights with this hash lie, shared by all studies."""
+        """Where backbone weights with this hash lie, shared by all studies.
+
+        Raises:
+            InputError: It is no hash.
+        """
+        if not _HASH.fullmatch(tensor_hash):
+            raise InputError(
+                f"The hash of weights must be 64 hexadecimal digits, but got {tensor_hash!r:.80}. Restore study.json."
+            )
         return self.root / "weights" / f"{tensor_hash}.safetensors"
 
     def log_test_opening(self, test_fingerprint: str, command: str) -> int:
@@ -283,9 +259,13 @@ class StudiesFolder:
         return 1 + sum(_is_opening(line, test_fingerprint) for line in before.splitlines())
 
 
+def _is_study_name(name: str) -> bool:
+    return bool(_STUDY_NAME.fullmatch(name)) and name not in _RESERVED_NAMES
+
+
 def _is_opening(line: bytes, test_fingerprint: str) -> bool:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(entry, dict) and entry.get("test") == test_fingerprint

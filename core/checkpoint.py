@@ -6,6 +6,7 @@ repeats nothing but the epoch it was interrupted in, and gives the same numbers 
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from typing import Any
 import torch
 
 from core.config import TrainConfig
-from core.errors import InputError
+from core.errors import InputError, one_line, shorten
 from core.files import read_tensors_with_metadata, write_tensors
+from core.shapes import NUMBER, find_misfit
 
+# What the optimisers of `core.optim` remember of a parameter; of Adam, AdamW is a subclass.
+_SLOTS = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
 _MODEL, _BEST, _OPTIMIZER, _SCALER = "model.", "best.", "optimizer.", "scaler"
 
 
@@ -91,23 +95,74 @@ def load_checkpoint(
         raise CheckpointError(str(error)) from error
     if metadata.get("config") != json.dumps(config.to_dict()):
         raise CheckpointError(f"{path} must be of the same config as the run, but is not. Remove it to start afresh.")
-    model.load_state_dict(_under(_MODEL, tensors))
-    slots: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in _under(_OPTIMIZER, tensors).items():
-        index, slot = name.split(".")
-        slots.setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-    _lay_out_as_parameters(optimizer)
-    scaler.load_state_dict(json.loads(metadata[_SCALER]))
+    try:
+        state = _read_state(tensors, metadata, config.epochs)
+        _check_tensors(_under(_MODEL, tensors), model)
+        _check_tensors(state.best_model, model)
+        model.load_state_dict(_under(_MODEL, tensors))
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": _read_slots(tensors, optimizer)})
+        _lay_out_as_parameters(optimizer)
+        scaler.load_state_dict(json.loads(metadata[_SCALER]))
+    # Of a damaged file anything may be missing or of another kind.
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} must be the whole state of a run, but it is damaged ({type(error).__name__}: "
+            f"{shorten(one_line(str(error)))}). Remove it to start afresh."
+        ) from error
+    return state
+
+
+def _read_state(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], epochs: int) -> RunState:
+    history = json.loads(metadata["history"])
+    if misfit := find_misfit(history, [{"epoch": int, "val_recall": float}]):
+        raise ValueError(f"history: {misfit}")
+    if any(row.keys() != history[0].keys() or find_misfit(row, {str: NUMBER}) for row in history):
+        raise ValueError("the rows of its history differ")
     best = _under(_BEST, tensors)
     best_tensors = {name: best.pop(name) for name in json.loads(metadata["best_tensors"])}
-    return RunState(
-        history=json.loads(metadata["history"]),
+    kinds = [(best_tensors[name].ndim, best_tensors[name].dtype) for name in ("val_probs", "prior")]
+    if kinds != [(2, torch.float32), (1, torch.float64)]:
+        raise ValueError("val_probs and prior must be a matrix and a vector")
+    state = RunState(
+        history=history,
         best_epoch=int(metadata["best_epoch"]),
         best_model=best,
         best_tensors=best_tensors,
         elapsed_s=float(metadata["elapsed_s"]),
     )
+    if [row["epoch"] for row in history] != list(range(len(history))) or len(history) >= epochs:
+        raise ValueError("its epochs are not those of the run")
+    if not 0 <= state.best_epoch < len(history) or not 0 <= state.elapsed_s < math.inf:
+        raise ValueError(f"best_epoch is {state.best_epoch}, elapsed_s is {state.elapsed_s}")
+    return state
+
+
+def _check_tensors(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:
+    """Refuses tensors that would not replace every one of the model's by one alike."""
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+    if {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} != expected:
+        raise ValueError("its tensors are not those of the model")
+
+
+def _read_slots(
+    tensors: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, torch.Tensor]]:
+    """What the optimiser remembers of each parameter, by the parameter's number.
+
+    Fused optimisers walk parameter and moment by address: a moment of another shape would be read beyond its end.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in _under(_OPTIMIZER, tensors).items():
+        index, slot = name.split(".")
+        expected = torch.Size() if slot == "step" else parameters[int(index)].shape
+        if tensor.shape != expected or not tensor.is_floating_point():
+            raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}")
+        slots.setdefault(int(index), {})[slot] = tensor
+    (whole,) = (names for kind, names in _SLOTS.items() if isinstance(optimizer, kind))
+    if any(index < 0 or set(names) != whole for index, names in slots.items()):
+        raise ValueError(f"of a parameter it remembers other things than {' and '.join(sorted(whole))}")
+    return slots
 
 
 def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:

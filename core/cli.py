@@ -5,6 +5,7 @@ Only light modules are imported here, so that every `--help` answers at once.
 
 import argparse
 import errno
+import io
 import logging
 import signal
 import sys
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from core.errors import InputError
+from core.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import rich.progress
@@ -60,8 +61,13 @@ def stopping_cleanly() -> Iterator[None]:
 
 
 def write(text: str = "") -> None:
-    """Prints a line of a command's own output to stdout."""
-    print(text, flush=True)
+    """Prints a line of a command's own output, or several, to stdout."""
+    print(_harmless(text), flush=True)
+
+
+def _harmless(text: str) -> str:
+    """Text whose lines may come from data, without what would steer a terminal."""
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def build_bars() -> "rich.progress.Progress":
@@ -84,8 +90,10 @@ def progress(description: str, total: int) -> Iterator[Progress]:
         description: What is being counted, a few words.
         total: Count at which the bar is full.
     """
+    from rich.markup import escape
+
     with build_bars() as bars:
-        task = bars.add_task(description, total=total)
+        task = bars.add_task(escape(one_line(description)), total=total)
 
         class Bar:
             def advance(self, n: int = 1) -> None:
@@ -109,6 +117,8 @@ def run(
     """
     parser.add_argument("--verbose", action="store_true", help="log details to stderr")
     args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a class may have letters that a terminal lacks
     with _logging_to_stderr(logging.DEBUG if args.verbose else logging.INFO):
         try:
             return main(args)
@@ -130,7 +140,7 @@ def run(
 def _logging_to_stderr(level: int) -> Iterator[None]:
     """Shows our own packages' messages from `level` on, and warnings of all others."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     for package in ("core", "search", "ensemble"):
         logging.getLogger(package).setLevel(level)
@@ -140,8 +150,13 @@ def _logging_to_stderr(level: int) -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _harmless(super().format(record))
+
+
 def _refuse(program: str, sentence: str) -> int:
-    sys.stderr.write(f"{program}: error: {sentence}\n")
+    sys.stderr.write(f"{program}: error: {one_line(sentence)}\n")
     return EXIT_INPUT
 
 

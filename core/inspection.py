@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ _WORTH_PROCESSES = 200
 _CHUNK = 32  # images a worker takes at once: rare enough for messages not to count, often enough for a moving bar
 
 _ROW_TYPES = (int, int, str, str, int, int, str | None)  # of a remembered row: a stamp and an ImageReport
+_HASHES = re.compile(r"[0-9a-f]{64} ([0-9a-f]{32})?")
 
 _Stamp = tuple[int, int]  # size in bytes and modification time in ns, by which a changed file is noticed
 
@@ -165,7 +167,7 @@ class _Remembered:
             rows = json.loads(self._file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except ValueError:
+        except (ValueError, RecursionError):
             rows = None
         if not (isinstance(rows, dict) and all(map(_is_row, rows.values()))):
             _log.warning("%s is damaged; the images are inspected again", self._file)
@@ -174,4 +176,8 @@ class _Remembered:
 
 
 def _is_row(row: object) -> bool:
-    return isinstance(row, list) and len(row) == len(_ROW_TYPES) and all(map(isinstance, row, _ROW_TYPES))
+    if not (isinstance(row, list) and len(row) == len(_ROW_TYPES) and all(map(isinstance, row, _ROW_TYPES))):
+        return False
+    report = ImageReport(*row[2:])
+    hashed = _HASHES.fullmatch(f"{report.sha256} {report.phash}")
+    return bool(hashed) and bool(report.phash) == (report.problem is None)

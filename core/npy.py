@@ -32,9 +32,9 @@ def read_npy(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
         OSError: It cannot be opened.
     """
     shape, fortran_order, dtype, start = _read_header(path)
-    order = "F" if fortran_order else "C"
-    # memmap refuses what has no values
-    values = np.memmap(path, dtype, "r", start, shape, order) if np.prod(shape) else np.empty(shape, dtype)
+    if 0 in shape:  # which memmap refuses
+        return np.empty(shape, dtype)
+    values = np.memmap(path, dtype, "r", offset=start, shape=shape, order="F" if fortran_order else "C")
     return np.asarray(values) if mapped else np.array(values)
 
 

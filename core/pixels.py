@@ -24,6 +24,7 @@ from core.device import available_cores
 from core.errors import InputError
 from core.files import written_aside
 from core.manifest import Manifest
+from core.npy import NpyError, read_npy
 
 _log = logging.getLogger(__name__)
 
@@ -112,12 +113,12 @@ def read_array(path: Path) -> UInt8Array:
         InputError: The file is cut or damaged.
     """
     try:
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+        pixels = read_npy(path, mapped=True)
+    except NpyError as error:
         raise damaged(path, str(error)) from error
     if pixels.dtype != np.uint8 or pixels.ndim != 4:
         raise damaged(path, f"it holds {pixels.dtype} of shape {pixels.shape}")
-    return np.asarray(pixels)
+    return pixels
 
 
 def damaged(path: Path, why: str) -> InputError:

@@ -79,7 +79,7 @@ def plot_slices(
         _style_slice(axis, name, importance.get(name))
         values, recalls = zip(*slices[name], strict=True)
         if not all(isinstance(value, int | float) for value in values):
-            values = tuple(str(value) for value in values)
+            values = tuple(str(value).replace("$", r"\$") for value in values)  # a dollar sign is not mathematics
         elif min(values) > 0 and max(values) > max(20 * min(values), 5 * float(np.median(values))):
             axis.set_xscale("log")  # most of them crowd at the low end
             axis.minorticks_off()

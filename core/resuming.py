@@ -130,6 +130,11 @@ class ResumingDownloader:
     def _append(self, url: str, response: "requests.Response", held: int) -> None:
         length = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
         total = held + int(length[0]) if length else None
+        if total is None and not self._checksum and response.headers.get("Transfer-Encoding") != "chunked":
+            raise UnreachableError(
+                f"`--download` must learn the length of {self._part.stem}, which has no checksum, but {url} gives "
+                "none, and a broken connection would pass for its end. Name another source with DERMATUNE_MIRROR."
+            )
         self._refuse_small_disk(0 if total is None else total - held)
         if not held:
             state = {"url": url, "validator": _validator(response), "total": total, "md5": _md5_of_s3(response)}

@@ -13,8 +13,9 @@ def find_misfit(value: Any, shape: Any, place: str = "") -> str:
 
     Args:
         value: What was read.
-        shape: A type (True and False are no numbers); a list of one shape, for any number of such; a tuple of shapes, for exactly these; a dict of the
-            keys that must be there, others being free; or a dict whose one key is `str`, for whatever keys there are.
+        shape: A type (True and False are no numbers); a list of one shape, for any number of such; a tuple of shapes,
+            for exactly these; a dict of the keys that must be there, others being free; or a dict whose one key is
+            `str`, for whatever keys there are.
         place: Keys that led to the value, with dots between.
 
     >>> find_misfit({"best": [{"number": "3"}]}, {"best": [{"number": int}]})
@@ -40,8 +41,8 @@ def find_misfit(value: Any, shape: Any, place: str = "") -> str:
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    if kind in (int, NUMBER):
-        return isinstance(value, kind) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+    if kind in (int, NUMBER) and isinstance(value, int):
+        return not isinstance(value, bool) and -_LARGEST < value < _LARGEST
     return isinstance(value, kind)
 
 

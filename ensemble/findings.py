@@ -1,13 +1,12 @@
 """What searches left for the report to tell: their summaries and the members' epochs, checked when they are read."""
 
-import csv
 from dataclasses import dataclass
 from typing import Any
 
 from core.artifacts import TrialRecord
 from core.errors import InputError
-from ensemble.members import Study
 from core.shapes import NUMBER, find_misfit
+from ensemble.members import Study
 
 _SUMMARY = {
     "trials": {"complete": int, "pruned": int, "failed": int},
@@ -51,10 +50,7 @@ def read_history(trial: TrialRecord) -> list[dict[str, float]]:
     Raises:
         InputError: Its `history.csv` is damaged.
     """
-    try:
-        history = trial.history()
-    except (ValueError, TypeError, csv.Error) as error:
-        raise _damaged(trial, str(error)) from error
+    history = trial.history()
     if missing := [name for name in _CURVES if not history or name not in history[0]]:
         raise _damaged(trial, f"it lacks {missing[0]}")
     return history

@@ -8,7 +8,8 @@ from typing import Any
 from core.archs import ALIASES
 from core.artifacts import StudiesFolder, StudyFolder, TrialRecord
 from core.errors import InputError
-from core.shapes import NUMBER, find_misfit
+from core.shapes import find_misfit
+from ensemble.spec import read_arch
 
 # All that building and the report rely on.
 _STUDY = {
@@ -23,14 +24,7 @@ _STUDY = {
     },
     "split": {"seed": int, "train": str, "val": str, "test": str},
     "demo": bool,
-    "arch": {
-        "name": str,
-        "timm_name": str,
-        "image_size": int,
-        "mean": [NUMBER],
-        "std": [NUMBER],
-        "weight_tag": str | None,
-    },
+    "arch": dict,
     "versions": {str: str},
     "command": str,
 }
@@ -166,10 +160,13 @@ def choose_members(studies: Sequence[Study], *, top_k: int = 1, archs: Sequence[
 
 def _read(folder: StudyFolder) -> Study:
     info = folder.read_study()
+    path = folder.root / "study.json"
     if misfit := find_misfit(info, _STUDY):
-        raise InputError(
-            f"{folder.root / 'study.json'} must describe a study, but {misfit}. Restore it or remove the folder."
-        )
+        raise InputError(f"{path} must describe a study, but {misfit}. Restore it or remove the folder.")
+    try:
+        read_arch(info["arch"])
+    except TypeError as error:
+        raise InputError(f"{path} must describe a study, but {error}. Restore it or remove the folder.") from error
     return Study(folder=folder, info=info)
 
 
@@ -209,6 +206,13 @@ def _describe(study: Study) -> str:
 def _rank(studies: Sequence[Study]) -> list[Member]:
     """Complete trials, the best first; equals in the order of study and number."""
     trials = [Member(study=study, trial=trial) for study in studies for trial in study.folder.read_trials()]
+    for member in trials:
+        count = len(member.study.info["data"]["classes"])
+        if len(member.trial.prior) != count:
+            raise InputError(
+                f"{member.trial.folder} must be a whole trial, but its prior is of {len(member.trial.prior)} classes "
+                f"and its study of {count}. Remove the folder."
+            )
     return sorted((m for m in trials if m.trial.state == "complete"), key=lambda member: -member.trial.recall)
 
 

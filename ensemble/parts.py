@@ -43,8 +43,8 @@ def read_part(study: Study, name: str) -> Part:
         rows = [row for row in study.folder.read_split() if row["split"] == name]
         images, groups = tuple(row["image"] for row in rows), tuple(row["group"] for row in rows)
         labels = np.asarray([number[row["label"]] for row in rows], dtype=np.int64)
-    except (KeyError, FileNotFoundError) as error:
-        raise _damaged(study, str(error)) from error
+    except KeyError as error:
+        raise _damaged(study, f"{error} is no class of the study") from error
     if not rows:
         raise _damaged(study, f"it has no {name} rows")
     return Part(images=images, groups=groups, labels=labels)
@@ -76,10 +76,7 @@ def _find_difference(part: Part, other: Part) -> str:
 
 def _read_val_probs(member: Member, expected: tuple[int, int]) -> npt.NDArray[np.float32]:
     path = member.trial.folder / "val_probs.npy"
-    try:
-        probs_NC = member.trial.val_probs()
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} must be an array, but it is damaged ({error}). Restore it.") from error
+    probs_NC = member.trial.val_probs()
     if probs_NC.shape != expected:
         raise InputError(
             f"{path} must be of shape {expected}, a row for each val row of {member.study.folder.root / 'split.csv'}, "

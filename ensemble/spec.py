@@ -4,7 +4,6 @@ It is written before the test split is opened and never changed after.
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +11,49 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from core.archs import Arch
-from core.errors import InputError
+from core.errors import InputError, one_line, shorten
 from core.files import read_json, write_json
-from ensemble.decision import RULE, check_rule
 from core.shapes import NUMBER, find_misfit
+from ensemble.decision import RULE, check_rule
 
 FORMAT = 1  # raised when an older reader could misread it
 FILE = "ensemble.json"
 MEMBERS_FOLDER = "members"
-# What reading an ensemble and building its models rely on.
-_MEMBER = {
-    "arch": {"name": str, "timm_name": str, "image_size": int, "mean": [NUMBER], "std": [NUMBER]},
-    "file": str,
-    "prior": list,
-    "recall_interval": (NUMBER, NUMBER),
+ARCH = {
+    "name": str,
+    "timm_name": str,
+    "image_size": int,
+    "mean": [NUMBER],
+    "std": [NUMBER],
+    "weight_tag": str | None,
 }
 # timm takes a name with a colon or slash for an address to download from.
 _TIMM_NAME = re.compile(r"[A-Za-z0-9_]+")
+_IMAGE_SIZES = (32, 4096)  # pixels; a batch of images of more would fill any memory
+# What reading an ensemble and building its models rely on.
+_MEMBER = {
+    "study": str,
+    "trial": int,
+    "arch": dict,
+    "file": str,
+    "weight": NUMBER,
+    "prior": [NUMBER],
+    "recall": NUMBER,
+    "recall_interval": (NUMBER, NUMBER),
+    "best_epoch": int,
+    "config": {str: object},
+}
+_ENSEMBLE = {
+    "classes": [str],
+    "members": list,
+    "left_out": [(str, str)],
+    "demo": bool,
+    "data": {str: object},
+    "split": {str: object},
+    "versions": {str: str},
+    "command": str,
+    "created": str,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +98,8 @@ class MemberSpec:
         """
         if misfit := find_misfit(fields, _MEMBER):
             raise TypeError(misfit)
-        arch = {**fields["arch"], "mean": tuple(fields["arch"]["mean"]), "std": tuple(fields["arch"]["std"])}
-        pair = tuple(fields["recall_interval"])
-        return cls(**{**fields, "arch": Arch(**arch), "prior": tuple(fields["prior"]), "recall_interval": pair})
+        arch, pair = read_arch(fields["arch"]), tuple(fields["recall_interval"])
+        return cls(**{**fields, "arch": arch, "prior": tuple(fields["prior"]), "recall_interval": pair})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,21 +145,20 @@ class EnsembleSpec:
                 f"`ensemble` must be a folder with {FILE}, but {folder} has none. Run ensemble.build first."
             )
         fields = read_json(path)
-        if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
-            raise _damaged(path, "it names no format")
+        if misfit := find_misfit(fields, {"format": int}):
+            raise _damaged(path, misfit)
         if fields["format"] > FORMAT:
             raise InputError(
                 f"An ensemble must be of format {FORMAT} or older, but {path} has format={fields['format']}. "
                 "Update this project."
             )
+        if misfit := find_misfit(fields, {**_ENSEMBLE, "decision": object}):
+            raise _damaged(path, misfit)
         try:
-            rule = fields["decision"]
-            spec = cls._from_dict({name: fields[name] for name in (field.name for field in dataclasses.fields(cls))})
-        except KeyError as error:
-            raise _damaged(path, f"it lacks {error}") from error
-        except (TypeError, ValueError) as error:
+            spec = cls._from_dict({name: fields[name] for name in _ENSEMBLE})
+        except TypeError as error:
             raise _damaged(path, str(error)) from error
-        check_rule(rule)
+        check_rule(fields["decision"])
         if fault := spec._find_fault():
             raise _damaged(path, fault)
         return spec
@@ -143,26 +166,43 @@ class EnsembleSpec:
     @classmethod
     def _from_dict(cls, fields: dict[str, Any]) -> Self:
         members = tuple(MemberSpec.from_dict(member) for member in fields["members"])
-        left_out = tuple((name, reason) for name, reason in fields["left_out"])
+        left_out = tuple(map(tuple, fields["left_out"]))
         return cls(**{**fields, "classes": tuple(fields["classes"]), "members": members, "left_out": left_out})
 
     def _find_fault(self) -> str:
         """What is wrong with the values, in words; empty if nothing is."""
-        if len(self.classes) < 2 or not all(isinstance(name, str) for name in self.classes):
-            return "classes must be two names or more"
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            return "classes must be two names or more, each once"
         if not self.members:
             return "it has no members"
         for member in self.members:
-            if not _TIMM_NAME.fullmatch(member.arch.timm_name):
-                return f"the architecture of {member.name} must be a timm model, but is {member.arch.timm_name}"
             file = PurePosixPath(member.file)
             if file.is_absolute() or ".." in file.parts:
                 return f"the file of {member.name} must lie in its folder, but is {member.file}"
-            if not (_are_numbers([member.weight]) and member.weight > 0):
+            if not member.weight > 0:
                 return f"the weight of {member.name} must be above 0, but is {member.weight}"
-            if len(member.prior) != len(self.classes) or not _are_numbers(member.prior):
-                return f"the prior of {member.name} must be {len(self.classes)} numbers"
+            if len(member.prior) != len(self.classes) or not all(0 <= share <= 1.001 for share in member.prior):
+                return f"the prior of {member.name} must be {len(self.classes)} numbers from 0 to 1"
         return ""
+
+
+def read_arch(fields: Any) -> Arch:
+    """The architecture that JSON from outside describes, as a model can be built from it.
+
+    Raises:
+        TypeError: It is of another shape, or names something that isn't a model of timm's.
+    """
+    if misfit := find_misfit(fields, ARCH):
+        raise TypeError(f"arch: {misfit}")
+    if surplus := sorted(fields.keys() - ARCH.keys()):
+        raise TypeError(f"arch: it has {surplus[0]!r} too")
+    if not _TIMM_NAME.fullmatch(fields["timm_name"]):
+        raise TypeError(f"arch: it must be a timm model, but is {fields['timm_name']}")
+    if not _IMAGE_SIZES[0] <= fields["image_size"] <= _IMAGE_SIZES[1]:
+        raise TypeError(f"arch: image_size must be {_IMAGE_SIZES[0]} to {_IMAGE_SIZES[1]:,} pixels")
+    if len(fields["mean"]) != 3 or len(fields["std"]) != 3 or not min(fields["std"]) > 0:
+        raise TypeError("arch: mean and std must be three numbers each, those of std above 0")
+    return Arch(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
 
 def probability_columns(classes: Sequence[str], probs_C: Sequence[float]) -> dict[str, float]:
@@ -170,9 +210,6 @@ def probability_columns(classes: Sequence[str], probs_C: Sequence[float]) -> dic
     return {f"p_{name}": p for name, p in zip(classes, probs_C, strict=True)}
 
 
-def _are_numbers(values: Any) -> bool:
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-
-
 def _damaged(path: Path, reason: str) -> InputError:
-    return InputError(f"{path} must describe an ensemble, but it is damaged: {reason}. Build the ensemble anew.")
+    told = shorten(one_line(reason))
+    return InputError(f"{path} must describe an ensemble, but it is damaged: {told}. Build the ensemble anew.")

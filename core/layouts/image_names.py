@@ -16,6 +16,8 @@ from core.layouts.contract import find_role
 # The segmentations of HAM10000 and of the ISIC challenges' tasks 1 and 2: pictures about the images.
 _MASK = re.compile(r"_(segmentation|superpixels)\.png$|_attribute_[^/]*\.png$", re.IGNORECASE)
 
+_SUFFIXES = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
+
 
 @lru_cache(maxsize=1 << 14)
 def path_role(path: str) -> str:
@@ -39,7 +41,7 @@ def is_mask(image: str) -> bool:
     >>> is_mask("ISIC_0000000_segmentation.png"), is_mask("ISIC_0000000.jpg")
     (True, False)
     """
-    return _MASK.search(image) is not None
+    return image.endswith((".png", ".PNG")) and _MASK.search(image) is not None  # the search takes far longer
 
 
 class ImageNames:
@@ -115,19 +117,21 @@ class _Index:
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        return _several((_last(path), image) for path, image in self._spelt)
+        return _several((path.rpartition("/")[2], image) for path, image in self._spelt)
 
     @cached_property
     def _bare_paths(self) -> dict[str, list[str]]:
-        return _several((_bare(path), image) for path, image in self._spelt)
+        return _several((path.rpartition(".")[0], image) for path, image in self._spelt)
 
     @cached_property
     def _stems(self) -> dict[str, list[str]]:
-        return _several((_bare(_last(path)), image) for path, image in self._spelt)
+        return _several((_stem(path), image) for path, image in self._spelt)
 
     def find(self, name: str, folder: str) -> list[str]:
         """The images that a name in a table of this folder stands for, by the most exact reading that gives any."""
         path = self._spell(name)
+        if "." not in path and "/" not in path:
+            return self._stems.get(path, [])
         bare = _bare(path)
         found: list[str] | None = None
         if bare != path or "/" in path:
@@ -148,15 +152,12 @@ def _several(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 # Not posixpath's functions, which would take most of the time.
-def _bare(path: str) -> str:
-    """A path without the suffix of an image."""
-    bare, _, suffix = path.rpartition(".")
-    return bare if f".{suffix.lower()}" in SUFFIXES else path
+def _stem(image: str) -> str:
+    """The name of an image's file without its suffix."""
+    return image.rpartition("/")[2].rpartition(".")[0]
 
 
-def _last(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def _stem(path: str) -> str:
-    return _bare(_last(path))
+def _bare(name: str) -> str:
+    """A name without the suffix of an image, if it has one."""
+    bare, dot, suffix = name.rpartition(".")
+    return bare if dot and suffix.lower() in _SUFFIXES else name

@@ -38,7 +38,8 @@ class _LookedUp:
 
 def join(listing: Listing, tables: Sequence[LabelTable]) -> Recognised:
     """Brings a folder's tables of labels and its images together; its other tables may tell lesions or patients."""
-    images = [image for image in listing.images if not is_mask(image)]
+    masks = [image for image in listing.images if is_mask(image)]
+    images = sorted({*listing.images} - {*masks})
     names = ImageNames(listing.root, images)
     found = _look_up(names, tables)
     rows, contradictions = _one_row_each(found, tables)
@@ -64,7 +65,7 @@ def join(listing: Listing, tables: Sequence[LabelTable]) -> Recognised:
             *passed_over,
             *roles,
             *_weightless(found),
-            *_masks(listing),
+            *([f"{len(masks):,} masks of images are passed over: {few(masks)}"] if masks else []),
         ],
     )
 
@@ -158,11 +159,6 @@ def _weightless(found: _LookedUp) -> list[str]:
     names = sorted(found.weightless)
     rows = "row has" if len(names) == 1 else "rows have"
     return [f"{len(names):,} {rows} no image and no weight in the official score: {few(names)}"] if names else []
-
-
-def _masks(listing: Listing) -> list[str]:
-    masks = [image for image in listing.images if is_mask(image)]
-    return [f"{len(masks):,} masks of images are passed over: {few(masks)}"] if masks else []
 
 
 def _reason(tables: Sequence[LabelTable]) -> str:

@@ -17,7 +17,7 @@ EXTRAS = (*_PATIENTS, *_LESIONS, SPLIT, *WEIGHTS)
 _UNKNOWN = frozenset({"", "-", "?", "na", "n/a", "nan", "nat", "none", "null", "unknown"})
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which would make the 100,000 lines of a table twice as slow
 class Labelled:
     """One line of a table, as far as it says something of an image.
 
@@ -132,10 +132,13 @@ def check_lines(path: str, table: Table, reading: Reading) -> LabelTable:
     patient, lesion = _group_columns(table, reading)
     groups = _find_groups(lines, patient, lesion)
     used = [reading.image, *reading.columns, *filter(None, [patient, lesion])]
+    named = [line[reading.image] for line in lines]
     said = [
-        Labelled(line[reading.image], label, group, role, _is_weightless(line))
-        for line, label, group, role in zip(lines, reading.labels, groups, roles, strict=True)
-        if line[reading.image] and label and role is not None
+        Labelled(name, label, group, role, weightless)
+        for name, label, group, role, weightless in zip(
+            named, reading.labels, groups, roles, _find_weightless(table, lines), strict=True
+        )
+        if name and label and role is not None
     ]
     kept, contradictions, repeats = _one_each(table, said)
     names = {line.name for line in kept}
@@ -144,7 +147,7 @@ def check_lines(path: str, table: Table, reading: Reading) -> LabelTable:
         layout=reading.layout,
         reason=f"{table.name} has the columns {few([table.columns[table.places[name.lower()]] for name in used])}",
         lines=kept,
-        left_out=[line[reading.image] for line in lines if line[reading.image] not in names],
+        left_out=[name for name in named if name not in names],
         faults=[*faults, *wrong, *contradictions],
         notes=[*reading.notes, *passed_over, *repeats],
     )
@@ -193,9 +196,11 @@ def _known(text: str) -> str:
     return "" if text.lower() in _UNKNOWN else text
 
 
-def _is_weightless(line: Line) -> bool:
-    weights = [line.values[column] for column in WEIGHTS if column in line.values]
-    return bool(weights) and all(weight in ("0", "0.0") for weight in weights)
+def _find_weightless(table: Table, lines: Sequence[Line]) -> list[bool]:
+    weights = list(filter(table.has, WEIGHTS))
+    if not weights:
+        return [False] * len(lines)
+    return [all(line[column] in ("0", "0.0") for column in weights) for line in lines]
 
 
 def _one_each(table: Table, said: Sequence[Labelled]) -> tuple[list[Labelled], list[str], list[str]]:
@@ -220,4 +225,5 @@ def _one_each(table: Table, said: Sequence[Labelled]) -> tuple[list[Labelled], l
         if names
     ]
     notes = [f"rows that {table.name} repeats count once ({repeated:,})"] if repeated else []
-    return [line for name, line in first.items() if not any(name in names for names in several.values())], faults, notes
+    contradicted = {name for names in several.values() for name in names}
+    return [line for name, line in first.items() if name not in contradicted], faults, notes

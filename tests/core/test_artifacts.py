@@ -92,7 +92,7 @@ def test_a_damaged_trial_is_named(study: StudyFolder) -> None:
 def test_probabilities_with_pickled_objects_are_not_read(study: StudyFolder) -> None:
     written = write(study, record())
     np.save(written.folder / "val_probs.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
+    with pytest.raises(InputError, match="pickled objects, which could run any program"):
         written.val_probs()
 
 

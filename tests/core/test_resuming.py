@@ -220,6 +220,14 @@ def test_a_web_page_leaves_the_part_alone(server: Server, tmp_path: Path) -> Non
     assert [request.status for request in server.requests] == [206]
 
 
+def test_an_end_that_nothing_tells_is_believed_with_a_checksum_only(server: Server, tmp_path: Path) -> None:
+    server.always = Quirk(headers={"Content-Length": ""})
+    with pytest.raises(UnreachableError, match="must learn the length of file"):
+        get(server, tmp_path)
+
+    assert get(server, tmp_path, checksum=MD5) == CONTENT
+
+
 def test_redirections_are_followed(server: Server, tmp_path: Path) -> None:
     server.quirks = [Quirk(status=303, headers={"Location": "/set/file?signed"})]
 

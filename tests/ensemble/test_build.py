@@ -226,7 +226,7 @@ def test_val_probs_of_another_shape_are_refused(two: Any, capsys: pytest.Capture
 def test_val_probs_that_are_no_array_are_refused(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
     (two.root / "a" / "trial-0000" / "val_probs.npy").write_bytes(b"no array")
     assert build(two, "--no-test") == 2
-    assert "val_probs.npy must be an array, but it is damaged" in capsys.readouterr().err
+    assert "val_probs.npy must be an array of numbers, but it is damaged" in capsys.readouterr().err
 
 
 def test_split_that_was_edited_is_refused(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,8 +258,9 @@ def test_studies_that_tell_validation_differently_are_refused(
     two: Any, place: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = two.manifest.paths[two.split.val[0]]
-    changed = {"images": f"x,mel,{image},val", "labels": f"{image},nv,{image},val", "groups": f"{image},mel,x,val"}
-    edit(two.root / "b" / "split.csv", f"{image},mel,{image},val", changed[place])
+    lesion = two.manifest.groups[two.split.val[0]]
+    changed = {"images": f"x,mel,{lesion},val", "labels": f"{image},nv,{lesion},val", "groups": f"{image},mel,x,val"}
+    edit(two.root / "b" / "split.csv", f"{image},mel,{lesion},val", changed[place])
     assert build(two, "--no-test") == 2
     assert f"damaged: the {reason} of its val rows are not those of a, in that order" in capsys.readouterr().err
 

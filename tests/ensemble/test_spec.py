@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,13 @@ def test_file_that_is_cut_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": None}, "it names no format"),
+        ({"format": None}, "format is None and not of type int"),
         ({"members": []}, "it has no members"),
-        ({"members": [{"study": "a"}]}, "it lacks 'arch'"),
-        ({"members": 3}, "not iterable"),
+        ({"members": [{"study": "a"}]}, "it lacks 'trial'"),
+        ({"members": 3}, "members is 3 and not of type list"),
         ({"classes": ["mel"]}, "classes must be two names or more"),
-        ({"left_out": [["a", "b", "c"]]}, "too many values"),
+        ({"classes": ["mel", "mel"]}, "classes must be two names or more, each once"),
+        ({"left_out": [["a", "b", "c"]]}, "left_out.0 is not a list of 2"),
         ({"classes": ["mel", "nv", "df"]}, "the prior of a #3 must be 3 numbers"),
     ],
 )
@@ -93,7 +95,7 @@ def test_damage_is_told_with_its_reason(
 ) -> None:
     spec.write(tmp_path)
     rewrite(tmp_path, **change)
-    with pytest.raises(InputError, match=f"it is damaged: .*{reason}"):
+    with pytest.raises(InputError, match=f"it is damaged: .*{re.escape(reason)}"):
         EnsembleSpec.read(tmp_path)
 
 
@@ -104,10 +106,10 @@ def test_damage_is_told_with_its_reason(
         ({"file": "/etc/passwd"}, "must lie in its folder"),
         ({"file": 3}, "file is 3 and not of type str"),
         ({"arch": {**dataclasses.asdict(ARCH), "timm_name": "hf-hub:x/y"}}, "must be a timm model, but is hf-hub:x/y"),
-        ({"arch": {**dataclasses.asdict(ARCH), "timm_name": 3}}, "arch.timm_name is 3 and not of type str"),
+        ({"arch": {**dataclasses.asdict(ARCH), "timm_name": 3}}, "arch: timm_name is 3 and not of type str"),
         ({"weight": 0}, "must be above 0"),
-        ({"weight": "1"}, "must be above 0"),
-        ({"prior": ["a", "b"]}, "must be 2 numbers"),
+        ({"weight": "1"}, "weight is '1' and not of type int | float"),
+        ({"prior": ["a", "b"]}, "prior.0 is 'a' and not of type int"),
         ({"surplus": 1}, "unexpected keyword argument 'surplus'"),
     ],
 )
@@ -117,7 +119,7 @@ def test_damaged_member_is_told_with_its_reason(
     spec.write(tmp_path)
     member = json.loads((tmp_path / "ensemble.json").read_text())["members"][0]
     rewrite(tmp_path, members=[{**member, **change}])
-    with pytest.raises(InputError, match=f"it is damaged: .*{reason}"):
+    with pytest.raises(InputError, match=f"it is damaged: .*{re.escape(reason)}"):
         EnsembleSpec.read(tmp_path)
 
 

@@ -166,11 +166,13 @@ def test_a_hundred_thousand_rows_with_one_bad_take_two_seconds_and_the_line_is_n
     rows[77_776] = ("", "nv", "HAM_9")
     write_rows(tmp_path / "t.csv", ("image_id", "dx", "lesion_id"), rows)
     images = tuple(f"in/{row[0]}.jpg" for row in rows if row[0])
-    start = time.process_time()
+    times_s = []
+    for _ in range(3):  # the quickest counts: other processes are at work on the machine
+        start = time.process_time()
+        found = labelled_tables(Listing(tmp_path, images, ("t.csv",)), Columns())
+        times_s.append(time.process_time() - start)
 
-    found = labelled_tables(Listing(tmp_path, images, ("t.csv",)), Columns())
-
-    assert time.process_time() - start < 4  # 1.6 to 1.9 s on a busy core; room for a third job on two
+    assert min(times_s) < 2
     assert found is not None
     assert (len(found.rows), found.unlabelled) == (99_999, [])
     assert found.faults == [
