@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format clean FORCE
+.PHONY: help install demo test test-slow fuzz check format clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: $(STAMP) ## run the fast tests
 
 test-slow: $(STAMP) ## run all tests, the slow ones too
 	$(VENV)/bin/python -m pytest --slow
+
+fuzz: $(STAMP) ## give the readers 100,000 broken files (INPUTS=... and SEED=... for others)
+	$(VENV)/bin/python -m tests.fuzz --inputs $(or $(INPUTS),100000) --seed $(or $(SEED),0)
 
 check: $(STAMP) ## ruff, mypy and the import rules
 	$(VENV)/bin/ruff check

@@ -1,18 +1,18 @@
 """Everything that decides what one training run computes, in one frozen record."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from core.errors import InputError
+from core.errors import InputError, few, shorten
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "step", "plateau"]
 
 # Three levels and no more: the views of an image are shared between trials of equal strength (docs/decisions/0005).
 AUGMENT_STRENGTHS = (0.5, 1.0, 1.5)
+_LARGEST = 1e300  # whole numbers may be larger than any float, and NaN is below nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +91,11 @@ class TrainConfig:
         known = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(known)):
             raise InputError(
-                f"A config must have known keys only, but got {', '.join(unknown)}. The known ones: {', '.join(known)}."
+                f"A config must have known keys only, but got {few(unknown)}. The known ones: {', '.join(known)}."
             )
         required = [name for name, field in known.items() if field.default is dataclasses.MISSING]
         if missing := [name for name in required if name not in values]:
-            raise InputError(
-                f"A config must have {', '.join(missing)}, but got {', '.join(values)}. Add what is missing."
-            )
+            raise InputError(f"A config must have {', '.join(missing)}, but got {few(values)}. Add what is missing.")
         return cls(**values)
 
 
@@ -106,14 +104,13 @@ def _check_type(name: str, value: object, annotation: Any) -> None:
     if annotation is int:
         _require(isinstance(value, int) and not isinstance(value, bool), "a whole number", name, value)
     elif annotation is float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        _require(is_number and math.isfinite(value), "a finite number", name, value)  # type: ignore[arg-type]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+        _require(is_number, "a finite number", name, value)
     else:
         _require(isinstance(value, str), "text", name, value)
 
 
 def _require(holds: bool, rule: str, name: str, value: object) -> None:
     if not holds:
-        raise InputError(
-            f"`{name}` must be {rule}, but got {name}={value!r}. Change it in the config or on the command line."
-        )
+        got = f"{name}={shorten(repr(value))}"
+        raise InputError(f"`{name}` must be {rule}, but got {got}. Change it in the config or on the command line.")

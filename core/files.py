@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from core.errors import InputError, few, shorten
 
 _ASIDE = ".tmp"
+_MOST_LEVELS = 50  # of JSON; ours has six
 
 
 @contextmanager
@@ -74,12 +75,30 @@ def read_json(path: Path) -> Any:
         InputError: The file is not JSON, which a rename cannot cause: somebody edited or cut it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-    # Numbers of thousands of digits are a ValueError too, lists within lists within lists the other.
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        if r"\ud" in text.lower():  # half a character, which nothing of ours could write again
+            json.dumps(value, ensure_ascii=False).encode()
+        if _is_deep(value):
+            raise ValueError(f"lists within lists, more than {_MOST_LEVELS} of them")
+    # Numbers of thousands of digits are a ValueError too; the other comes of lists within lists within lists.
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} must be JSON, but it is damaged ({shorten(str(error))}). Restore it or remove its folder."
         ) from error
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a value has so many levels that writing it might need more stack than there is."""
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [child for each in level if isinstance(each, dict | list) for child in _children(each)]
+    return bool(level)
+
+
+def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _refuse_constant(name: str) -> float:
@@ -110,7 +129,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            rows = [dict(zip(header, values, strict=True)) for values in reader]
+            rows = []
+            for values in reader:
+                if len(values) != len(header):
+                    raise ValueError(f"line {reader.line_num} has {len(values)} values, the header {len(header)}")
+                rows.append(dict(zip(header, values, strict=True)))
     except (ValueError, csv.Error) as error:
         raise InputError(f"{path} must be CSV, but it is damaged ({shorten(str(error))}). Restore it.") from error
     if len(set(header)) < len(header):

@@ -17,12 +17,15 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from core.errors import one_line
+
 # Okabe and Ito's palette, told apart with every common colour blindness: https://jfly.uni-koeln.de/color/
 TRAIN_COLOUR = "#0072B2"
 VAL_COLOUR = "#D55E00"
 INK = "#1f2933"
 FAINT = "#8a949e"
 
+_LARGEST = 1e15  # of a setting that is drawn as a number; no axis is made for more
 _PANELS = (("loss", "Loss (nats)"), ("accuracy", "Accuracy"), ("recall", "Macro recall"))
 
 
@@ -78,8 +81,9 @@ def plot_slices(
         axis = figure.add_subplot(rows, columns, place)
         _style_slice(axis, name, importance.get(name))
         values, recalls = zip(*slices[name], strict=True)
-        if not all(isinstance(value, int | float) for value in values):
-            values = tuple(str(value).replace("$", r"\$") for value in values)  # a dollar sign is not mathematics
+        if not all(isinstance(value, int | float) and abs(value) < _LARGEST for value in values):
+            # A dollar sign is not mathematics.
+            values = tuple(one_line(str(value)).replace("$", r"\$") for value in values)
         elif min(values) > 0 and max(values) > max(20 * min(values), 5 * float(np.median(values))):
             axis.set_xscale("log")  # most of them crowd at the low end
             axis.minorticks_off()
@@ -143,6 +147,7 @@ def _cell_text(count: int, rate: float) -> str:
 
 def _label_classes(axis: Axes, classes: Sequence[str], totals_C: npt.NDArray[np.integer]) -> None:
     places = np.arange(len(classes))
+    classes = [one_line(name) for name in classes]  # SVG has no control characters
     totals = [f"{name}\nn = {total:,}" for name, total in zip(classes, totals_C, strict=True)]
     # A dollar sign in a class name is not mathematics.
     axis.set_xticks(places, classes, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
@@ -173,7 +178,7 @@ def _place_panels(
 
 
 def _style_slice(axis: Axes, name: str, share: float | None) -> None:
-    axis.set_title(name, loc="left", color=INK, fontsize=9, fontweight="bold", parse_math=False)
+    axis.set_title(one_line(name), loc="left", color=INK, fontsize=9, fontweight="bold", parse_math=False)
     if share is not None:
         axis.set_title(f"{share:.0%}", loc="right", color=VAL_COLOUR, fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)

@@ -18,20 +18,22 @@ _LONGEST_HEADER = 1 << 16  # bytes; Kaggle's tables of pixels have 20 kB of colu
 _MOST_BYTES = 1 << 30  # a table of a million images has a tenth of this
 
 
-@dataclass(slots=True)  # not frozen, which would take twice as long for each of 100,000 rows
+@dataclass(slots=True)  # not frozen, and no dict of its own: either would double the time for 100,000 rows
 class Line:
-    """One row of a table.
+    """One row of a table: `line["column"]` is the text of a column that was asked for, without the spaces around it.
 
     Attributes:
         number: Its first line in the file, counted from 1, for messages.
-        values: The text of each column that was asked for, without the spaces around it.
+        values: The texts of all columns that were asked for.
+        places: The place in `values` of each column, by the name by which it was asked for.
     """
 
     number: int
-    values: dict[str, str]
+    values: tuple[str, ...]
+    places: dict[str, int]
 
     def __getitem__(self, column: str) -> str:
-        return self.values[column]
+        return self.values[self.places[column]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Table:
             raise InputError(
                 f"A table must have at most {_MOST_BYTES >> 20:,} MB, but {self.name} has {size >> 20:,} MB. Split it."
             )
-        wanted = {column: self.places[column.lower()] for column in columns}
+        wanted = [self.places[column.lower()] for column in columns]
+        places = {column: place for place, column in enumerate(columns)}
         width = len(self.columns)
         lines: list[Line] = []
         ragged: list[str] = []
@@ -99,7 +102,7 @@ class Table:
                     if not any(map(str.strip, values)):
                         continue
                     if len(values) == width or (len(values) > width and not any(map(str.strip, values[width:]))):
-                        lines.append(Line(first, {column: values[place].strip() for column, place in wanted.items()}))
+                        lines.append(Line(first, tuple([values[place].strip() for place in wanted]), places))
                     else:
                         ragged.append(str(first))
         except UnicodeError as error:

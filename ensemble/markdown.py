@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from core.errors import one_line
 from ensemble import tables
 from ensemble.tables import Report, Table, percent, span
 
@@ -50,7 +51,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"## {title}\n"
         yield from _table(table)
     yield "## Commands\n"
-    yield from (f"    {' '.join(command.split())}" for command in tables.commands(report))
+    yield from (f"    {one_line(' '.join(command.split()))}" for command in tables.commands(report))
 
 
 def _table(table: Table) -> Iterator[str]:
@@ -63,4 +64,4 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", one_line(" ".join(text.split())))

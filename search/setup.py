@@ -26,6 +26,7 @@ from core.errors import InputError
 from core.loaders import open_source
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
+from core.shapes import find_misfit
 from core.splits import Split, joined_groups, split_manifest
 from core.trainer import TrainData, Trainer
 from core.versions import installed_versions
@@ -164,11 +165,14 @@ def start_or_continue(setup: Setup, study: optuna.Study) -> None:
     """
     folder, weights = setup.folder, setup.weights
     known = {trial.number for trial in study.get_trials(deepcopy=False)}
-    if {record.number for record in folder.read_trials()} - known or (known and not folder.exists):
+    records = folder.read_trials()
+    if {record.number for record in records} - known or (known and not folder.exists):
         raise InputError(
             f"The folder of a study and Optuna's journal must hold the same trials, but those of {folder.name} differ. "
             "Restore what was removed, or start another study with --study NAME."
         )
+    if bad := [record.folder for record in records if not set(setup.space.distributions) <= set(record.config)]:
+        raise InputError(f"{bad[0]} must hold the config of a trial, but its config.json lacks parts. Restore it.")
     rows = split_rows(setup.manifest, setup.split)
     if folder.exists:
         refuse_differences(folder.read_study(), describe_study(setup), folder.name)
@@ -200,7 +204,9 @@ def locate_data(data: DataSpec) -> DataSpec:
 def find_weights(settings: Settings, arch: Arch, folder: StudyFolder) -> Weights:
     """The study's own weights once it has been started, so that a vanished hub changes nothing; else others."""
     if settings.weights == "auto" and folder.exists:
-        stored = folder.read_study()["weights"]
+        stored = folder.read_study().get("weights")
+        if misfit := find_misfit(stored, {"hash": str, "spec": str}):
+            raise InputError(f"{folder.root / 'study.json'} must tell of its weights, but {misfit}. Restore it.")
         if stored["spec"] == "none":
             return resolve_weights("none", arch)
         file = settings.studies.weights_file(stored["hash"])
@@ -279,8 +285,8 @@ def refuse_differences(study: dict[str, Any], now: dict[str, Any], name: str) ->
     """
     try:
         facts = [_identity(study), _identity(now)]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"The study.json of {name} must be whole, but lacks {error}. Restore it.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The study.json of {name} must be whole, but is damaged ({error}). Restore it.") from error
     pairs = [(what, facts[0][what], facts[1][what]) for what in facts[0]]
     if differing := [f"{what} (was {was[1]}, now {is_[1]})" for what, was, is_ in pairs if was[0] != is_[0]]:
         raise InputError(

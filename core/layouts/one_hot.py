@@ -67,7 +67,7 @@ def _is_one_hot(table: Table, classes: Sequence[str]) -> bool:
 
 def _marked(line: Line, classes: Sequence[str]) -> str:
     """The one class that has a 1 where all others have 0; empty if it isn't so."""
-    values = [_VALUES.get(line.values[column].lower()) for column in classes]
+    values = [_VALUES.get(line[column].lower()) for column in classes]
     return classes[values.index(True)] if values.count(True) == 1 and None not in values else ""
 
 

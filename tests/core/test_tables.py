@@ -191,5 +191,5 @@ def test_no_bytes_raise_anything_but_our_own_error(tmp_path: Path, head: bytes, 
         lines, faults = table.read(table.columns)
     except InputError:
         return
-    assert all(set(line.values) == set(table.columns) for line in lines)
+    assert all(len(line.values) == len(table.columns) for line in lines)
     assert len(faults) <= 1

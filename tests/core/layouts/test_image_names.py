@@ -104,6 +104,17 @@ def test_a_name_of_several_different_images_is_a_fault(tmp_path: Path) -> None:
     ]
 
 
+def test_different_images_of_equal_size_are_not_taken_for_copies(tmp_path: Path) -> None:
+    for seed, name in enumerate(["mel/1.bmp", "nv/1.bmp"]):
+        write_image(tmp_path / name, seed)
+    write_labels(tmp_path / "t.csv", ("1", "nv"))
+
+    found = recognise(tmp_path)
+
+    assert found.rows == []
+    assert "1 have different files below" in found.faults[0]
+
+
 def test_of_several_images_those_of_the_tables_own_folder_are_meant(tmp_path: Path) -> None:
     write_images(tmp_path, "x/in/1.jpg", "y/in/1.jpg")
     write_labels(tmp_path / "x" / "t.csv", ("1", "nv"))
