@@ -34,7 +34,7 @@ from core.trials import COMPLETE_FILE, MODEL_FILE, read_trial
 from core.trials import FORMAT as FORMAT
 from core.trials import TrialRecord as TrialRecord
 
-_TRIAL_FOLDER = re.compile(r"trial-([0-9]{4,9})")
+_TRIAL_FOLDER = re.compile(r"trial-([0-9]{4}|[1-9][0-9]{4,8})")  # a number has one name only
 _SPLIT_COLUMNS = {"image", "label", "group", "split"}
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED_NAMES = ("artifacts", "ensemble", "weights")
@@ -164,10 +164,9 @@ class StudyFolder:
         """
         if not self.root.is_dir():
             return []
-        names = (path.name for path in self.root.iterdir() if (path / COMPLETE_FILE).is_file())
-        numbers = sorted(int(match[1]) for name in names if (match := _TRIAL_FOLDER.fullmatch(name)))
-        # trial-00012 is no name that we give
-        return [self.read_trial(number) for number in numbers if (self.trial_folder(number) / COMPLETE_FILE).is_file()]
+        matches = [(_TRIAL_FOLDER.fullmatch(path.name), path) for path in self.root.iterdir()]
+        numbers = sorted(int(match[1]) for match, path in matches if match and (path / COMPLETE_FILE).is_file())
+        return [self.read_trial(number) for number in numbers]
 
     def drop_models(self, keep: int) -> None:
         """Deletes the weights of all complete trials but the `keep` best, and of all pruned ones."""

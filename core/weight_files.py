@@ -1,5 +1,6 @@
 """Reads files of tensors that may come from anywhere; none of them can run code."""
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.errors import InputError
+from core.errors import InputError, shorten
 
 # What DataParallel, torch.compile and our own classifiers put before every name.
 WRAPPERS = ("module.", "_orig_mod.", "backbone.")
@@ -28,18 +29,24 @@ def read_weight_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     try:
         content, facts = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # of those two the file is to blame: it tells of places it hasn't
+            raise
+        raise _damaged(path, error) from error
     # No library says what it raises for bytes of another kind: UnpicklingError, RuntimeError, EOFError, KeyError, …
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"`weights` must be a safetensors file or a PyTorch file of tensors alone, but {path} is "
-            f"neither ({reason}). Save the state dict with safetensors or torch.save."
-        ) from error
+        raise _damaged(path, error) from error
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"`weights` must hold named tensors and nothing else, but {path} doesn't. Save a state dict.")
     return _unwrapped(content), facts
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = shorten((str(error).strip() or type(error).__name__).splitlines()[0])
+    return InputError(
+        f"`weights` must be a safetensors file or a PyTorch file of tensors alone, but {path} is "
+        f"neither ({reason}). Save the state dict with safetensors or torch.save."
+    )
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -160,6 +160,8 @@ def prepare(settings: Settings) -> Setup:
 def start_or_continue(setup: Setup, study: optuna.Study) -> None:
     """Writes what the study is, or checks that it is still the same. Only for the holder of the study's lock.
 
+    A study that never got to a trial, as its cache was full or a word was wrong, is free to become another.
+
     Raises:
         InputError: The study was started with something else, or its folder and Optuna's journal disagree.
     """
@@ -174,7 +176,7 @@ def start_or_continue(setup: Setup, study: optuna.Study) -> None:
     if bad := [record.folder for record in records if not set(setup.space.distributions) <= set(record.config)]:
         raise InputError(f"{bad[0]} must hold the config of a trial, but its config.json lacks parts. Restore it.")
     rows = split_rows(setup.manifest, setup.split)
-    if folder.exists:
+    if folder.exists and known:
         refuse_differences(folder.read_study(), describe_study(setup), folder.name)
         # The order of every array of probabilities, and what each row's views and batches hang on.
         if folder.read_split() != rows:
@@ -204,9 +206,12 @@ def locate_data(data: DataSpec) -> DataSpec:
 def find_weights(settings: Settings, arch: Arch, folder: StudyFolder) -> Weights:
     """The study's own weights once it has been started, so that a vanished hub changes nothing; else others."""
     if settings.weights == "auto" and folder.exists:
-        stored = folder.read_study().get("weights")
-        if misfit := find_misfit(stored, {"hash": str, "spec": str}):
+        study = folder.read_study()
+        if misfit := find_misfit(study, {"weights": {"hash": str, "spec": str}, "arch": {"timm_name": str}}):
             raise InputError(f"{folder.root / 'study.json'} must tell of its weights, but {misfit}. Restore it.")
+        stored = study["weights"]
+        if study["arch"]["timm_name"] != arch.timm_name:  # refused later, if it has trials
+            return resolve_weights(settings.weights, arch)
         if stored["spec"] == "none":
             return resolve_weights("none", arch)
         file = settings.studies.weights_file(stored["hash"])

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
 from core.artifacts import StudiesFolder, StudyFolder
-from core.errors import InputError
+from core.errors import InputError, shorten
 from core.files import remove_leftovers
 
 METRIC = "validation macro recall"
@@ -77,10 +77,11 @@ def open_storage(studies: StudiesFolder) -> JournalStorage:
     lock.release()
     try:
         return JournalStorage(JournalFileBackend(str(studies.journal_file), lock_obj=lock))
-    except ValueError as error:
+    # Optuna takes every line of JSON for one of its own.
+    except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InputError(
-            f"{studies.journal_file} must be a journal of Optuna, but is damaged ({error}). Restore it from a copy, or "
-            "use another folder with --studies."
+            f"{studies.journal_file} must be a journal of Optuna, but is damaged ({type(error).__name__}: "
+            f"{shorten(str(error))}). Restore it from a copy, or use another folder with --studies."
         ) from error
 
 
