@@ -2,13 +2,19 @@
 
 import argparse
 import logging
+import os
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import cli
 from core.dataspec import DataSpec, add_column_arguments, read_data_arguments
 from core.errors import InputError
 from core.manifest import Manifest
+
+if TYPE_CHECKING:
+    from core.survey import Survey
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +35,7 @@ def load_manifest(data: DataSpec | Path) -> Manifest:
     spec = DataSpec((data,)) if isinstance(data, Path) else data
     found = survey(spec)
     if found.faults:
-        raise InputError(_all_faults(spec, found.faults))
+        raise InputError(_all_faults(found, found.faults))
     for note in found.notes:
         _log.warning("%s", note)
     manifest = found.manifest()
@@ -38,12 +44,25 @@ def load_manifest(data: DataSpec | Path) -> Manifest:
     return manifest
 
 
-def _all_faults(spec: DataSpec, faults: tuple[str, ...]) -> str:
+def _all_faults(found: "Survey", faults: tuple[str, ...]) -> str:
     """One sentence for all faults, and the command that shows or mends them."""
-    command = f"python -m core.datasets {spec.flags.replace('--data ', '')}"
+    command = f"python -m core.datasets {found.spec.flags.replace('--data ', '')}"
     others = f"{len(faults) - 1} more kinds of faults are" if len(faults) > 2 else "One more kind of fault is"
     more = f" {others} listed by `{command}`." if len(faults) > 1 else ""
-    return f"{faults[0]}{more} Or leave out what is concerned: `{command} --fix cleaned.csv`."
+    # where the images are, as a cleaned manifest must lie above them
+    target = Path(os.path.commonpath([part.root for part in found.sets])) / "cleaned.csv"
+    fix = f" Or leave out what is concerned: `{command} --fix {shlex.quote(str(target))}`."
+    return f"{faults[0]}{more}{fix if _can_be_fixed(found) else ''}"
+
+
+def _can_be_fixed(found: "Survey") -> bool:
+    from core.cleaning import clean
+
+    try:
+        clean(found)
+    except InputError:
+        return False
+    return True
 
 
 def main(args: argparse.Namespace) -> int:
@@ -74,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if faults:
         cli.write()
-        raise InputError(_all_faults(spec, faults))
+        raise InputError(_all_faults(found, faults))
     return 0
 
 

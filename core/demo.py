@@ -7,6 +7,7 @@ They show how the parts work together, nothing clinical: whoever reads a folder 
 
 import argparse
 import csv
+import io
 import json
 import multiprocessing
 import shutil
@@ -148,7 +149,9 @@ def _write_photos(
     skin = paint_lesion(draw_traits(lesion.dx, looks), looks, scale=height / 2)
     for image_id, moment in zip(lesion.image_ids, moments, strict=True):
         photo = Image.fromarray(photograph(skin, moment, width, height))
-        photo.save(staging / part_of[image_id] / f"{image_id}.jpg", quality=JPEG_QUALITY)
+        encoded = io.BytesIO()  # Pillow itself passes over a full disk: the JPEG would be cut in silence
+        photo.save(encoded, format="JPEG", quality=JPEG_QUALITY)
+        (staging / part_of[image_id] / f"{image_id}.jpg").write_bytes(encoded.getvalue())
     return len(lesion.image_ids)
 
 

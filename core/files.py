@@ -34,6 +34,10 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
         if os.name == "posix":  # elsewhere folders can't be opened
             _sync(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk doesn't say which one it is
+            error.filename = str(path)
+        raise
     finally:
         if aside.is_dir():
             shutil.rmtree(aside)

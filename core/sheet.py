@@ -4,6 +4,7 @@ sheet = SheetRow("melanoma", [(Path("a.jpg"), "lesion 1"), (Path("b.jpg"), "lesi
 write_sheet(Path("sheet.png"), [sheet], title="my photos")
 """
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,8 +107,10 @@ def write_sheet(file: Path, rows: Sequence[SheetRow], *, title: str, pairs: bool
             draw.write((_MARGIN, top + 76 + 20 * line), remark, _SMALL, _FAINT_INK, width=layout.names)
         for column, photo in enumerate(photos[:COLUMNS]):
             sheet.paste(_thumbnail(photo), (layout.left(column), top))
+    drawn = io.BytesIO()  # Pillow itself passes over a full disk: the JPEG would be cut in silence
+    sheet.save(drawn, _FORMATS[file.suffix.lower()], quality=86)
     with written_aside(file) as aside:
-        sheet.save(aside, _FORMATS[file.suffix.lower()], quality=86)
+        aside.write_bytes(drawn.getvalue())
     return file
 
 

@@ -5,6 +5,7 @@ Nothing in a table is trusted: what doesn't fit becomes a fault in words, never 
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from pathlib import Path
 from core.errors import InputError, few, one_line
 
 _DELIMITERS = ",;\t|"
+_TOLD_DELIMITER = re.compile(r"\"?sep=([^\s\"])\"?\r?\n", re.IGNORECASE)  # a first line that Excel writes and reads
 _LONGEST_HEADER = 1 << 16  # bytes; Kaggle's tables of pixels have 20 kB of column names
 _MOST_BYTES = 1 << 30  # a table of a million images has a tenth of this
 
@@ -45,12 +47,14 @@ class Table:
         columns: Names of its columns as they stand in the file, without the spaces around them.
         delimiter: What separates its values.
         encoding: Its encoding, as Python calls it.
+        lines_before: Lines of the file before its header.
     """
 
     path: Path
     columns: tuple[str, ...]
     delimiter: str
     encoding: str
+    lines_before: int = 0
 
     @property
     def name(self) -> str:
@@ -94,11 +98,12 @@ class Table:
         done = 0  # line of the file up to which all is well
         try:
             with self.path.open(newline="", encoding=self.encoding) as file:
+                before = len([file.readline() for _ in range(self.lines_before)])
                 reader = csv.reader(file, delimiter=self.delimiter, strict=True)
                 next(reader, None)
-                done = reader.line_num
+                done = before + reader.line_num
                 for values in islice(reader, most):
-                    first, done = done + 1, reader.line_num
+                    first, done = done + 1, before + reader.line_num
                     if not any(map(str.strip, values)):
                         continue
                     if len(values) == width or (len(values) > width and not any(map(str.strip, values[width:]))):
@@ -146,9 +151,12 @@ def open_table(path: Path) -> Table | None:
         start = file.read(_LONGEST_HEADER)
     encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     text = start.decode(encoding, errors="replace")
-    headers = [_header(text, delimiter, whole=len(start) < _LONGEST_HEADER) for delimiter in _DELIMITERS]
-    columns, delimiter = max(zip(headers, _DELIMITERS, strict=True), key=lambda pair: len(pair[0]))
-    return Table(path, columns, delimiter, encoding) if len(columns) > 1 else None
+    told = _TOLD_DELIMITER.match(text)
+    delimiters = told[1] if told else _DELIMITERS
+    text = text[told.end() :] if told else text
+    headers = [_header(text, delimiter, whole=len(start) < _LONGEST_HEADER) for delimiter in delimiters]
+    columns, delimiter = max(zip(headers, delimiters, strict=True), key=lambda pair: len(pair[0]))
+    return Table(path, columns, delimiter, encoding, int(bool(told))) if len(columns) > 1 else None
 
 
 def _header(text: str, delimiter: str, *, whole: bool) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from core.archs import Arch
+from core.archs import Arch, resolve_arch
 from core.augment import Augmenter
 from core.backbones import build_classifier
 from core.cli import progress
@@ -117,12 +117,13 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         """Loads the weights; the learning happened in the search, so that `X` and `y` are not looked at.
 
         Raises:
-            InputError: The file of the weights is missing, damaged or another model's.
+            InputError: timm has no such architecture, or the weights' file is missing, damaged or another model's.
         """
         if not Path(self.weights_file).is_file():
             raise InputError(
                 f"A member's weights must exist, but {self.weights_file} does not. Build the ensemble anew."
             )
+        resolve_arch(self.arch.timm_name)  # timm's own error for a name that it doesn't know is not for people
         model = build_classifier(self.arch, num_classes=len(self.classes), weights=None, seed=0)
         try:
             model.load_state_dict(read_tensors(Path(self.weights_file)))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 import optuna
@@ -40,6 +41,23 @@ class _MendingLock(JournalFileOpenLock):
         return taken
 
 
+class _Journal(JournalFileBackend):
+    """Optuna's journal, which says where it lies when its disk is full."""
+
+    def __init__(self, file: Path) -> None:
+        # Not Optuna's default lock, a symbolic link: Windows and some network mounts have none.
+        super().__init__(str(file), lock_obj=_MendingLock(file))
+        self._file = file
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = str(self._file)
+            raise
+
+
 def mend_tail(journal_file: Path) -> None:
     """Cuts off a last line that was never finished. Nothing before it is touched."""
     with journal_file.open("rb+") as file:
@@ -71,12 +89,11 @@ def open_storage(studies: StudiesFolder) -> JournalStorage:
             f"`--studies` must be a folder that can be written to, but {studies.root} is not ({error.strerror}). "
             "Choose another."
         ) from error
-    # Not Optuna's default lock, a symbolic link: Windows and some network mounts have none.
     lock = _MendingLock(studies.journal_file)
     lock.acquire()
     lock.release()
     try:
-        return JournalStorage(JournalFileBackend(str(studies.journal_file), lock_obj=lock))
+        return JournalStorage(_Journal(studies.journal_file))
     # Optuna takes every line of JSON for one of its own.
     except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InputError(

@@ -1,170 +1,235 @@
-"""Disks that are full, read-only or somebody else's: one sentence, nothing lost, and the same command goes on later.
+"""Disks without room, without rights and without writing: one sentence, and whatever was finished is still there."""
 
-The disks are real: small ones in memory (tmpfs), which only root may mount; without that right the tests skip.
-"""
-
-import os
+import csv
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import optuna
 import pytest
 
-from core import cli
 from core.artifacts import StudiesFolder
-from core.cache import CACHE_VARIABLE
+from core.demo import main as demo
 from core.demo import write_demo
-from search.run import build_parser, main
-from search.storage import open_storage
+from core.demo_sheet import write_demo_sheet
+from core.inspection import inspect_images
+from ensemble import predict
+from search.storage import open_storage, open_study
+from tests.fixtures.hostile import without_rights
+from tests.fixtures.searches import STUDY, build_ensemble, let_trials_take_part, refused, search
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--arch", "test_efficientnet", "--image-size", "32", "--weights", "none", "--device", "cpu", "--epochs", "1"]
+FULL = "No space left on device"
+
+Resize = Callable[[str], None]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[tuple[Path, Resize]]:
+    """A disk in memory, and what sets its options, as ``size=64k``."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a disk can't be mounted here: {mounted.stderr.strip()}")
+
+    def remount(options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
+
+    try:
+        yield place, remount
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=80, width=48, height=36, workers=1)
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=80, width=96, height=72, workers=1)
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+@pytest.fixture(scope="module")
+def searched(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A studies folder with a study of two trials, without an ensemble."""
+    studies = tmp_path_factory.mktemp("full") / "studies"
+    assert search(images, studies, "--weights", "none") == 0
+    let_trials_take_part(studies / STUDY)
+    return studies
 
 
-@contextmanager
-def filled(folder: Path, *, but: int = 0) -> Iterator[None]:
-    """Fills the disk of a folder, but for some bytes."""
-    filler = folder / "filler"
-    with filler.open("wb") as file:
-        file.write(bytes(max(0, shutil.disk_usage(folder).free - but)))
-    try:
-        yield
-    finally:
-        filler.unlink()
+@pytest.fixture(scope="module")
+def built(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with an ensemble."""
+    studies = shutil.copytree(searched, tmp_path_factory.mktemp("built") / "studies")
+    assert build_ensemble(studies) == 0
+    return studies
 
 
-def search(*arguments: object) -> int:
-    return cli.run(main, build_parser(), [*SMALL, *map(str, arguments)])
+def fill(place: Path) -> Path:
+    """Leaves no room on a disk."""
+    filler = place / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return filler
+    raise AssertionError("the disk has no end")
 
 
-def sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of what stands on stderr, which is an error's only one."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert not [line for line in lines if "Traceback" in line]
-    assert sum(": error: " in line for line in lines) == 1
-    return lines[-1]
-
-
-def finished(studies: Path) -> list[int]:
-    """Trials that the folder and the journal both hold as complete."""
-    folder = StudiesFolder(studies)
-    study = optuna.load_study(study_name="demo-test_efficientnet", storage=open_storage(folder))
-    complete = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
-    records = folder.study("demo-test_efficientnet").read_trials()
-    assert {record.number for record in records} <= complete
-    assert all(record.val_probs().shape[1] == 7 for record in records)
-    return [record.number for record in records]
-
-
-@pytest.mark.parametrize("left", [0, 200_000])
-def test_a_search_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
-    images: Path, disk: Path, capsys: pytest.CaptureFixture[str], left: int
+# Bytes, and sizes of a model's file: a checkpoint takes four of those, and while it is replaced eight.
+@pytest.mark.parametrize(("size", "models"), [(4096, 0), (65536, 0), (0, 2), (0, 4.5), (0, 8.4)])
+def test_a_search_that_fills_its_disk_says_so_and_goes_on_once_there_is_room(
+    disk: tuple[Path, Resize],
+    images: Path,
+    searched: Path,
+    size: int,
+    models: float,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    studies = disk / "studies"
-    command = ["--data", images, "--studies", studies]
-    assert search(*command, "--trials", 1) == 0
+    place, remount = disk
+    unit = (searched / STUDY / "trial-0000" / "model.safetensors").stat().st_size
+    remount(f"size={size + int(models * unit)}")
+    command = (images, place / "studies", "--weights", "none", "--epochs", 3, "--keep", 2)
     capsys.readouterr()
+    sentence = refused(search(*command), capsys)
+    assert FULL in sentence
+    assert str(place) in sentence, "which disk it is"
+    studies = StudiesFolder(place / "studies")
+    finished = [trial.number for trial in studies.study(STUDY).read_trials()]
+    assert finished == ([0] if models > 8 else [])
+    remount("size=32m")
+    if studies.study(STUDY).exists:
+        known = open_study(open_storage(studies), STUDY).get_trials(deepcopy=False)
+        assert set(finished) <= {trial.number for trial in known}
+    assert search(*command) == 0
+    assert [trial.number for trial in studies.study(STUDY).read_trials()] == [0, 1]
+    assert not list(place.rglob(".*.tmp"))
 
-    with filled(disk, but=left):
-        assert search(*command, "--trials", 60) == 2
-        assert "No space left on device" in sentence(capsys)
-        before = finished(studies)
-        assert before[0] == 0
 
-    assert search(*command, "--trials", before[-1] + 2) == 0
-    assert set(before) < set(finished(studies))
-
-
-def test_a_cache_without_room_is_refused_and_other_settings_may_follow(
-    images: Path, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_an_ensemble_that_finds_no_room_leaves_the_old_one(
+    disk: tuple[Path, Resize], built: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, str(disk / "cache"))
-
-    with filled(disk, but=100_000):
-        assert search("--data", images, "--studies", tmp_path / "studies", "--trials", 1) == 2
-    assert "DERMATUNE_CACHE" in sentence(capsys)
-
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    assert search("--data", images, "--studies", tmp_path / "studies", "--trials", 1, "--image-size", 33) == 0
-
-
-def test_a_read_only_disk_is_refused(images: Path, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-
-    assert search("--data", images, "--studies", disk / "studies", "--trials", 1) == 2
-    assert "Read-only file system" in sentence(capsys)
+    place, remount = disk
+    remount("size=32m")
+    studies = shutil.copytree(built, place / "studies")
+    before = {path: path.read_bytes() for path in (studies / "ensemble").rglob("*") if path.is_file()}
+    fill(place)
+    capsys.readouterr()
+    assert FULL in refused(build_ensemble(studies), capsys)
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def command(*arguments: object, cache: Path, through: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Runs a command of ours in a process of its own, perhaps through another program."""
-    return subprocess.run(
-        [*through, sys.executable, "-m", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, CACHE_VARIABLE: str(cache)},
-    )
+def test_predictions_that_find_no_room_leave_what_was_there(
+    disk: tuple[Path, Resize], built: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = disk
+    out = place / "out.csv"
+    out.write_text("of yesterday")
+    filler = fill(place)
+    capsys.readouterr()
+    arguments = [str(built / "ensemble"), str(images), "--out", str(out), "--device", "cpu"]
+    assert FULL in refused(predict.main(arguments), capsys)
+    assert out.read_text() == "of yesterday"
+    filler.unlink()
+    assert predict.main(arguments) == 0
+    assert len(list(csv.DictReader(out.read_text().splitlines()))) == 80
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("core.datasets", "IMAGES", "--fix", "DISK/images/cleaned.csv"), ("core.demo", "DISK/demo")],
-    ids=["fix", "demo"],
-)
-def test_other_commands_on_a_full_disk_leave_nothing_behind(disk: Path, arguments: tuple[str, ...]) -> None:
-    images = write_demo(disk / "images", images=60, width=48, height=36, workers=1)
-    places = {"IMAGES": str(images)}
-    words = [places.get(word, word.replace("DISK", str(disk))) for word in arguments]
-    before = {path for path in disk.rglob("*")}
-
-    with tempfile.TemporaryDirectory() as cache, filled(disk):
-        done = command(*words, cache=Path(cache))
-
-    assert done.returncode == 2, done.stderr
-    assert "No space left on device" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert {path for path in disk.rglob("*")} == before
+@pytest.mark.parametrize("size", ["8k", "64k", "200k"])
+def test_demo_images_that_find_no_room_leave_nothing(
+    disk: tuple[Path, Resize], size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, remount = disk
+    remount(f"size={size}")
+    assert FULL in refused(demo([str(place / "demo"), "--images", "42"]), capsys)
+    assert not list(place.iterdir())
 
 
-def test_a_folder_without_the_right_to_write_is_refused(images: Path, tmp_path: Path) -> None:
-    """Root may write anywhere, and has to lay that right down first."""
-    rights = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
-    if rights and shutil.which("setpriv") is None:
-        pytest.skip("root may write anywhere, and setpriv is not installed")
-    studies = tmp_path / "studies"
-    studies.mkdir(mode=0o555)
+def test_a_contact_sheet_that_finds_no_room_is_no_cut_picture(
+    disk: tuple[Path, Resize], images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = disk
+    sheet = place / "sheet.jpg"
+    sheet.write_bytes(b"of yesterday")
+    fill(place)
+    with pytest.raises(OSError, match=FULL):
+        write_demo_sheet(images, sheet)
+    assert sheet.read_bytes() == b"of yesterday"
 
-    asked = ("search.run", *SMALL, "--data", images, "--studies", studies, "--trials", 1)
-    done = command(*asked, cache=tmp_path / "cache", through=rights)
 
-    assert done.returncode == 2, done.stderr
-    expected = f"`--studies` must be a folder that can be written to, but {studies} is not (Permission denied)."
-    assert expected in done.stderr.strip().splitlines()[-1]
-    assert not list(studies.iterdir())
+def test_a_disk_that_is_read_only_is_refused_by_every_command(
+    disk: tuple[Path, Resize],
+    built: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place, remount = disk
+    remount("size=32m")
+    studies = shutil.copytree(built, place / "studies")
+    photo = str(next(images.glob("*/*.jpg")))
+    remount("ro")
+    arguments = [str(studies / "ensemble"), photo, "--out", str(place / "out.csv"), "--device", "cpu"]
+    capsys.readouterr()
+    told = [
+        refused(search(images, studies, "--weights", "none", "--trials", 3), capsys),
+        refused(search(images, place / "new", "--weights", "none"), capsys),
+        refused(build_ensemble(studies), capsys),
+        refused(predict.main(arguments), capsys),
+        refused(demo([str(place / "demo"), "--images", "42"]), capsys),
+    ]
+    assert all(str(place) in sentence for sentence in told), told
+    monkeypatch.setenv("DERMATUNE_CACHE", str(place / "cache"))
+    assert "Set DERMATUNE_CACHE" in refused(search(images, place / "new", "--weights", "none"), capsys)
+
+
+def test_a_folder_that_nobody_may_write_to_is_refused_by_every_command(
+    built: Path, images: Path, tmp_path: Path
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    photo = next(images.glob("*/*.jpg"))
+    locked.chmod(0o555)
+    common = ["--weights", "none", "--device", "cpu", "--trials", "1", "--epochs", "1", "--image-size", "32"]
+    commands = [
+        ["search.run", "--arch", "test_efficientnet", "--data", images, "--studies", locked / "studies", *common],
+        ["ensemble.predict", built / "ensemble", photo, "--out", locked / "out.csv"],
+        ["core.demo", locked / "demo", "--images", "42"],
+    ]
+    for command in commands:
+        done = run_without_rights([sys.executable, "-m", *map(str, command)])
+        assert done.returncode == 2, done.stderr
+        sentence = [line for line in done.stderr.splitlines() if "error:" in line]
+        assert len(sentence) == 1
+        assert str(locked) in sentence[0]
+        assert "Traceback" not in done.stderr
+    assert not list(locked.iterdir())
+
+
+def run_without_rights(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=120, preexec_fn=without_rights, check=False
+        )
+    except subprocess.SubprocessError as error:
+        pytest.skip(f"root can't give up its rights here: {error}")
+
+
+def test_a_cache_that_is_full_is_told_and_loses_nothing_that_was_there(
+    disk: tuple[Path, Resize],
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place, _ = disk
+    monkeypatch.setenv("DERMATUNE_CACHE", str(place))
+    folder = images / "HAM10000_images_part_1"
+    inspect_images(sorted(folder.iterdir())[:2])
+    (memory,) = place.glob("inspected/*.json")
+    before = memory.read_bytes()
+    fill(place)
+    assert FULL in refused(search(images, tmp_path / "studies", "--weights", "none"), capsys)
+    assert memory.read_bytes() == before
+    assert not (tmp_path / "studies").exists()

@@ -13,7 +13,7 @@ from core.errors import InputError, few
 from core.layouts.contract import TEST, TRAIN, VAL, Columns, Recognised, Row, find_role
 from core.layouts.group_tables import Groups, find_group_tables, read_groups
 from core.listing import Listing
-from core.tables import open_table
+from core.tables import Table, open_table
 
 _WORD = re.compile(r"[a-z]+")
 # Words in the names of folders that hold images of any class. A class may have one in its name, all of them cannot.
@@ -62,7 +62,7 @@ def class_folders(listing: Listing, columns: Columns) -> Recognised | None:
     images = _within_classes(_below_containers(images))
     labelled = [image for image in images if image.label]
     classes = {image.label for image in labelled}
-    if beside > len(labelled) or not classes or (len(classes) == 1 and _has_unknown_table(listing)):
+    if beside > len(labelled) or not classes or (len(classes) == 1 and _unknown_tables(listing)):
         return None
     _refuse_two_levels(labelled)
     groups = read_groups(listing)
@@ -78,7 +78,7 @@ def class_folders(listing: Listing, columns: Columns) -> Recognised | None:
         ],
         unlabelled=[image.path for image in images if not image.label],
         faults=groups.faults,
-        notes=[*groups.notes, *_deeper_folders(labelled, groups)],
+        notes=[*groups.notes, *_deeper_folders(labelled, groups), *_other_tables(listing)],
     )
 
 
@@ -150,11 +150,16 @@ def _refuse_two_levels(images: Sequence[_Image]) -> None:
             )
 
 
-def _has_unknown_table(listing: Listing) -> bool:
-    """Whether there is a table that doesn't say groups; it most likely has the labels of a single folder of images."""
+def _unknown_tables(listing: Listing) -> list[Table]:
+    """The tables that don't say groups."""
     known = {table.path for table in find_group_tables(listing)}
     files = [listing.root / name for name in listing.tables]
-    return any(file not in known and file.is_file() and open_table(file) for file in files)
+    return [table for file in files if file not in known and (table := open_table(file))]
+
+
+def _other_tables(listing: Listing) -> list[str]:
+    names = [f"{table.name} ({', '.join(table.columns)})" for table in _unknown_tables(listing)]
+    return [f"tables that say neither classes nor lesions are passed over: {few(names)}"] if names else []
 
 
 def _reason(num_classes: int, roles: Sequence[str], groups: Groups) -> str:

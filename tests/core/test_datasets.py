@@ -195,7 +195,7 @@ def test_rows_without_an_image_are_refused_with_their_count(ham: Path) -> None:
     for n in range(14):
         next(ham.glob(f"*/ISIC_{n:02}.jpg")).unlink()
 
-    refused(ham, r"14 of 16 have none: ISIC_00, .*ISIC_11 and 2 more\. Add the images or remove the rows\. Or")
+    refused(ham, r"14 of 16 have none: ISIC_00, .*ISIC_11 and 2 more\. Add the images or remove the rows\.$")
 
 
 def test_ids_cannot_leave_the_folder(ham: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -236,6 +236,26 @@ def test_several_faults_name_the_command_that_lists_them(ham: Path) -> None:
     next(ham.glob("*/ISIC_01.jpg")).write_bytes(b"")
 
     refused(ham, rf"have none: ISIC_00\..* One more kind of fault is listed by `python -m core\.datasets {ham}`\.")
+
+
+def test_the_way_out_by_fix_is_told_where_it_is_one_and_works(ham: Path) -> None:
+    next(ham.glob("*/ISIC_03.jpg")).write_bytes(b"")
+
+    refused(ham, rf"Or leave out what is concerned: `python -m core\.datasets {ham} --fix {ham}/cleaned\.csv`\.$")
+    assert cli(ham, "--fix", ham / "cleaned.csv").returncode == 0
+    assert len(load_manifest(ham / "cleaned.csv")) == 15
+
+
+def test_a_table_that_means_nothing_beside_class_folders_is_mentioned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in range(6):
+        write_image(tmp_path / "ab"[n % 2] / f"{n}.jpg", n)
+    (tmp_path / "ages.csv").write_text("image,age\n0,50\n")
+
+    load_manifest(tmp_path)
+
+    assert "tables that say neither classes nor lesions are passed over: ages.csv (image, age)" in caplog.text
 
 
 def test_two_npz_files_are_refused_with_the_choice(tmp_path: Path) -> None:

@@ -193,3 +193,14 @@ def test_no_bytes_raise_anything_but_our_own_error(tmp_path: Path, head: bytes, 
         return
     assert all(len(line.values) == len(table.columns) for line in lines)
     assert len(faults) <= 1
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;\r"])
+def test_a_first_line_of_excels_tells_the_delimiter(tmp_path: Path, first: str) -> None:
+    table = opened(write(tmp_path, f"{first}\nimage;label, as told\na;nv\nb;mel;\nc\n"))
+
+    lines, faults = table.read(["image", "label, as told"])
+
+    assert table.columns == ("image", "label, as told")
+    assert [(line.number, line["image"]) for line in lines] == [(3, "a"), (4, "b")]
+    assert "1 of 3 have others: lines 5" in faults[0]
