@@ -24,13 +24,7 @@ def write_fixed(found: Survey, file: Path) -> None:
     Raises:
         InputError: The file cannot lie there, the images lie in the cache, or no two classes remain.
     """
-    arrays = cache_folder("arrays")
-    places = zip(found.spec.places, found.sets, strict=True)
-    if inside := [str(place) for place, part in places if arrays in part.root.parents]:
-        raise InputError(
-            f"`--fix` must be for image files, but {few(inside)} holds arrays, unpacked into the cache, which may "
-            "be deleted at any time. Use it as it is."
-        )
+    refuse_arrays(found)
     cleaned, changes = clean(found)
     rows = [
         CleanedRow(
@@ -49,6 +43,21 @@ def write_fixed(found: Survey, file: Path) -> None:
         cli.write(f"fixed        {change}")
     cli.write(f"wrote        {file}: {len(rows):,} of {before:,} labelled images")
     cli.write(f"next         python -m search.run --arch mobilenet --trials 50 --data {file}")
+
+
+def refuse_arrays(found: Survey) -> None:
+    """Refuses to clean what lies in the cache.
+
+    Raises:
+        InputError: A set is of arrays.
+    """
+    arrays = cache_folder("arrays")
+    places = zip(found.spec.places, found.sets, strict=True)
+    if inside := [str(place) for place, part in places if arrays in part.root.parents]:
+        raise InputError(
+            f"`--fix` must be for image files, but {few(inside)} holds arrays, unpacked into the cache, which may "
+            "be deleted at any time. Use it as it is."
+        )
 
 
 def clean(found: Survey) -> tuple[Survey, list[str]]:

@@ -56,9 +56,10 @@ def _all_faults(found: "Survey", faults: tuple[str, ...]) -> str:
 
 
 def _can_be_fixed(found: "Survey") -> bool:
-    from core.cleaning import clean
+    from core.cleaning import clean, refuse_arrays
 
     try:
+        refuse_arrays(found)
         clean(found)
     except InputError:
         return False
