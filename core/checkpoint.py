@@ -104,7 +104,7 @@ def load_checkpoint(
         _lay_out_as_parameters(optimizer)
         scaler.load_state_dict(json.loads(metadata[_SCALER]))
     # Of a damaged file anything may be missing or of another kind.
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} must be the whole state of a run, but it is damaged ({type(error).__name__}: "
             f"{shorten(one_line(str(error)))}). Remove it to start afresh."

@@ -42,7 +42,10 @@ def read_weight_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    reason = shorten((str(error).strip() or type(error).__name__).splitlines()[0])
+    # PyTorch's own text for a pickle with code recommends to run it.
+    unsafe = type(error).__name__ == "UnpicklingError"
+    text = "it is of another kind, or would run code when read" if unsafe else str(error).strip()
+    reason = shorten((text or type(error).__name__).splitlines()[0])
     return InputError(
         f"`weights` must be a safetensors file or a PyTorch file of tensors alone, but {path} is "
         f"neither ({reason}). Save the state dict with safetensors or torch.save."

@@ -21,6 +21,9 @@ def test_what_fits_has_no_misfit(change: dict[str, Any]) -> None:
         ({"counts": {"x": "1"}}, "counts.x is '1' and not of type int"),
         ({"pairs": {}}, "pairs is not a list"),
         ({"pairs": [["v", 1], ["v"]]}, "pairs.1 is not a list of 2"),
+        ({"counts": {"x": True}}, "counts.x is True and not of type int"),
+        ({"counts": {"x": 10**5000}}, "counts.x is a number of more than 300 digits and not of type int"),
+        ({"name": ["\x1b[2J"]}, r"name is ['\x1b[2J'] and not of type str"),
         ({"pairs": [["v", "w"]]}, "pairs.0.1 is 'w' and not of type int | float"),
     ],
 )

@@ -62,7 +62,7 @@ def steered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         patch.setattr("sys.stderr", streams[1])
         assert search(root / "data", root / "studies", "--weights", "none") == 0, streams[1].getvalue()
         let_trials_take_part(root / "studies" / "test_efficientnet")
-        assert build.main([str(root / "studies"), "--device", "cpu"]) == 0, streams[1].getvalue()
+        assert build.main([str(root / "studies"), "--device", "cpu", "--source", "torch"]) == 0, streams[1].getvalue()
         out = root / "out.csv"
         arguments = [str(root / "studies" / "ensemble"), str(root / "data"), "--out", str(out), "--device", "cpu"]
         assert predict.main(arguments) == 0, streams[1].getvalue()
