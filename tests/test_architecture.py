@@ -25,6 +25,8 @@ DOORS = {
     "optuna": ("search/",),
     "optuna_dashboard": ("search/",),
     "joblib": ("search/workers.py",),
+    "pooch": ("core/download.py", "core/resuming.py"),
+    "requests": ("core/resuming.py", "core/transfer.py"),
     "dask": ("search/workers.py",),
 }
 # Reading any of these can run code, and a study folder may come from a stranger.
