@@ -1,5 +1,6 @@
 """The network that is trained: a timm backbone cut into blocks, dropout that needs one graph, timm's linear head."""
 
+import hashlib
 from itertools import chain
 from typing import cast
 
@@ -7,6 +8,7 @@ import torch
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
+from core.cut import Cut, agrees, cut_network
 from core.errors import InputError
 
 
@@ -38,6 +40,7 @@ class Classifier(nn.Module):
         self.register_buffer("drop_rate", torch.zeros(()), persistent=False)
         self.unfreeze_depth = 0
         self._frozen_modules: tuple[nn.Module, ...] = ()
+        self._cuts: dict[int, Cut | None] = {}  # by depth
         self.set_unfreeze_depth(self.max_unfreeze_depth)
 
     @property
@@ -51,8 +54,47 @@ class Classifier(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Pooled features (B, F) of normalised images (B, 3, H, W): what is constant where only the head learns."""
-        features = self.backbone.forward_features(images)  # type: ignore[operator]
-        return cast(Tensor, self.backbone.forward_head(features, pre_logits=True))  # type: ignore[operator]
+        return embed(self.backbone, images)
+
+    def cut(self, image_size: int) -> Cut | None:
+        """This network up to its pooled features, cut where learning begins; made once per depth.
+
+        Args:
+            image_size: Side of the images to compare the halves with the whole on, pixels.
+
+        Returns:
+            The halves; None where nothing is frozen, and for models that can't be cut in two.
+        """
+        if self.unfreeze_depth == self.max_unfreeze_depth:
+            return None
+        if self.unfreeze_depth not in self._cuts:
+            self._cuts[self.unfreeze_depth] = self._find_cut(image_size)
+        return self._cuts[self.unfreeze_depth]
+
+    def _find_cut(self, image_size: int) -> Cut | None:
+        whole = _Embedder(self)
+        count = self.max_unfreeze_depth - self.unfreeze_depth
+        frozen, learning = (
+            {f"backbone.{name}" for block in blocks for name in block}
+            for blocks in (self.blocks[:count], self.blocks[count:])
+        )
+        cut = cut_network(whole, frozen=frozen, learning=learning) if learning else Cut(whole, nn.Identity())
+        was_training = self.training
+        self.eval()
+        images = torch.rand(2, 3, image_size, image_size, device=self.drop_rate.device)
+        holds = cut is not None and agrees(cut, whole, images)
+        self.train(was_training)
+        return cut if holds else None
+
+    def frozen_hash(self) -> str:
+        """A hash of every tensor that doesn't learn at the present depth."""
+        frozen = {name for block in self.blocks[: self.max_unfreeze_depth - self.unfreeze_depth] for name in block}
+        digest = hashlib.sha256()
+        for name, tensor in self.backbone.state_dict().items():
+            if name in frozen:
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, C) of pooled features (B, F)."""
@@ -98,6 +140,23 @@ class Classifier(nn.Module):
         for module in self._frozen_modules:
             module.eval()
         return self
+
+
+class _Embedder(nn.Module):
+    """A classifier up to its pooled features, as a network of its own."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.backbone = classifier.backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return embed(self.backbone, images)
+
+
+def embed(backbone: nn.Module, images: Tensor) -> Tensor:
+    """Pooled features (B, F) of a timm model for normalised images (B, 3, H, W)."""
+    features = backbone.forward_features(images)  # type: ignore[operator]
+    return cast(Tensor, backbone.forward_head(features, pre_logits=True))  # type: ignore[operator]
 
 
 def find_head(backbone: nn.Module) -> str:

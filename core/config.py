@@ -39,6 +39,7 @@ class TrainConfig:
         seed: Seed of the head's first weights, of dropout and of the order of images.
         trial: Number that sets the order of images apart from that of other runs with the same seed.
         augment_seed: Seed of the views; shared by all trials of a study.
+        views: Views of an image: epoch e shows view e mod `views`; 0 means as many as epochs.
     """
 
     arch: str
@@ -59,6 +60,7 @@ class TrainConfig:
     seed: int = 0
     trial: int = 0
     augment_seed: int = 0
+    views: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -66,13 +68,23 @@ class TrainConfig:
         _require(self.image_size >= 32, "at least 32 pixels", "image_size", self.image_size)
         for name in ("epochs", "batch_size"):
             _require(getattr(self, name) >= 1, "at least 1", name, getattr(self, name))
-        for name in ("unfreeze_depth", "patience", "seed", "trial", "augment_seed", "warmup_epochs", "weight_decay"):
+        for name in (
+            "unfreeze_depth",
+            "patience",
+            "seed",
+            "trial",
+            "augment_seed",
+            "views",
+            "warmup_epochs",
+            "weight_decay",
+        ):
             _require(getattr(self, name) >= 0, "0 or more", name, getattr(self, name))
         _require(self.lr > 0, "above 0", "lr", self.lr)
         for name in ("drop_rate", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, "in [0, 1)", name, getattr(self, name))
         _require(0 <= self.rebalance <= 1, "in [0, 1]", "rebalance", self.rebalance)
         _require(0 <= self.augment_strength <= 2, "in [0, 2]", "augment_strength", self.augment_strength)
+        _require(self.views <= self.epochs, "at most `epochs`", "views", self.views)
         _require(self.warmup_epochs < self.epochs, "below `epochs`", "warmup_epochs", self.warmup_epochs)
         for name, choices in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
             _require(getattr(self, name) in choices, f"one of {', '.join(choices)}", name, getattr(self, name))

@@ -14,18 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from core.activations import Activations
 from core.archs import Arch
-from core.augment import Augmenter
 from core.backbones import build_classifier
 from core.checkpoint import RunState, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
 from core.device import autocast, compute_dtype, keep_freed_memory
-from core.evaluation import EVAL_BATCH_SIZE, Evaluation, evaluate, predict_proba
+from core.evaluation import EVAL_BATCH_SIZE, Evaluation, evaluate
 from core.losses import Criterion, class_weights, cross_entropy
 from core.optim import build_optimizer, learning_rate
+from core.prefix import Fed, Part, Prefix
 from core.seeds import DROPOUT, derive_seed, epoch_order, without_lone_last
-from core.sources import Batch, BatchSource
+from core.sources import BatchSource
 from core.weights import Weights
 
 Rows = npt.NDArray[np.int64]
@@ -54,6 +55,7 @@ class TrainData:
         train_rows: Rows to learn from.
         val_rows: Rows to validate on; the order of all validation probabilities.
         classes: Class names.
+        pixels: Names the source's pixels for other processes; empty if they have none in common.
     """
 
     source: BatchSource
@@ -61,6 +63,7 @@ class TrainData:
     train_rows: Rows
     val_rows: Rows
     classes: tuple[str, ...]
+    pixels: str = ""
 
 
 class EpochResult(NamedTuple):
@@ -116,10 +119,18 @@ class Trainer:
         data: Rows and their source.
         device: Where to compute.
         seed: Seed of the head's first weights, and of the backbone's without `weights`.
+        activations: Where activations of the frozen part are remembered; None for nowhere.
     """
 
     def __init__(
-        self, *, arch: Arch, weights: Weights | None, data: TrainData, device: torch.device, seed: int
+        self,
+        *,
+        arch: Arch,
+        weights: Weights | None,
+        data: TrainData,
+        device: torch.device,
+        seed: int,
+        activations: Activations | None = None,
     ) -> None:
         self.arch, self.data, self.device, self.seed = arch, data, device, seed
         keep_freed_memory(device)
@@ -129,6 +140,9 @@ class Trainer:
         model = build_classifier(arch, num_classes=len(data.classes), weights=weights, seed=seed)
         self.model: Classifier = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._first_state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.prefix = Prefix(self.model, arch, data.source, pixels=data.pixels, activations=activations)
+        self.train_part = Part(data.train_rows, data.labels, device)
+        self.val_part = Part(data.val_rows, data.labels, device)
         self._counts_C = np.bincount(data.labels[data.train_rows], minlength=len(data.classes))
 
     def train(
@@ -171,7 +185,7 @@ class Trainer:
     def measure_epoch_s(self, config: TrainConfig, *, steps: int = 2) -> float:
         """Seconds that an epoch of this config would take here, extrapolated from a few steps; changes nothing."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            run = _Run(self, config)
+            run = _Run(self, config, remember=False)
             train_rows = without_lone_last(self.data.train_rows[: config.batch_size * steps], config.batch_size)
             val_rows = self.data.val_rows[: EVAL_BATCH_SIZE * steps]
             run.train_rows_in_order(train_rows[: config.batch_size], 0)  # kernels choose their algorithms on first use
@@ -194,18 +208,15 @@ class Trainer:
 class _Run:
     """One config on its way from its first epoch to its last."""
 
-    def __init__(self, trainer: Trainer, config: TrainConfig) -> None:
+    def __init__(self, trainer: Trainer, config: TrainConfig, *, remember: bool = True) -> None:
         trainer.reload(config)
+        trainer.prefix.start(config, remember=remember)
+        self.prefix, self.train_part, self.val_part = trainer.prefix, trainer.train_part, trainer.val_part
         self.config, self.data, self.model, self.device = config, trainer.data, trainer.model, trainer.device
         self.state = RunState()
         self.criterion = trainer.criterion(config)
         self.optimizer = build_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute_dtype(self.device) == torch.float16)
-        arch = trainer.arch
-        self.augmenter = Augmenter(
-            image_size=arch.image_size, mean=arch.mean, std=arch.std, seed=config.augment_seed, device=self.device
-        )
-        self.augmenter.set_strength(config.augment_strength)
 
     def resume(self, checkpoint_file: Path) -> None:
         self.state = load_checkpoint(
@@ -280,24 +291,24 @@ class _Run:
         probs: list[torch.Tensor] = []
         unchecked: list[torch.Tensor] = []
         lr = 0.0
-        for step, batch in enumerate(self.data.source.batches(order, batch_size=config.batch_size)):
+        batches = self.prefix.batches(self.train_part, order, epoch=epoch, batch_size=config.batch_size)
+        for step, batch in enumerate(batches):
             lr = learning_rate(config, epoch + (step + 0.5) / steps, recalls)
-            logits_BC, loss = self.step(batch, epoch, lr)
+            logits_BC, loss = self.step(batch, lr)
             probs.append(logits_BC.softmax(1))
             unchecked.append(loss)
             if self.device.type == "cpu" or step + 1 == steps or len(unchecked) == FINITE_CHECK_STEPS:
                 _check_finite(unchecked, epoch, step)
                 unchecked.clear()
-            on_step(len(batch.rows))
+            on_step(len(batch.labels))
         return torch.cat(probs).cpu().numpy(), lr
 
-    def step(self, batch: Batch, epoch: int, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self, batch: Fed, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the optimiser; returns logits (B, C) and loss, still on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        images = self.augmenter.train_view(batch.images, batch.rows, epoch)
         with autocast(self.device):
-            logits_BC = self.model(images)
+            logits_BC = self.prefix.classify(batch.inputs)
         logits_BC = logits_BC.float()
         loss = self.criterion(logits_BC, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -307,7 +318,16 @@ class _Run:
         return logits_BC.detach(), loss.detach()
 
     def predict_val(self, rows: Rows) -> npt.NDArray[np.float32]:
-        return predict_proba(self.model, self.data.source, rows, augmenter=self.augmenter)
+        """Probabilities (N, C) of validation rows."""
+        self.model.eval()
+        probs: list[torch.Tensor] = []
+        # Not inference_mode: what is remembered here may be read elsewhere.
+        with torch.no_grad():
+            for batch in self.prefix.batches(self.val_part, rows, epoch=None, batch_size=EVAL_BATCH_SIZE):
+                with autocast(self.device):
+                    logits_BC = self.prefix.classify(batch.inputs)
+                probs.append(logits_BC.float().softmax(1))
+        return torch.cat(probs).cpu().numpy()
 
 
 def _check_finite(losses: list[torch.Tensor], epoch: int, last_step: int) -> None:

@@ -1,0 +1,147 @@
+"""Records full learning curves of random trials: python -m benchmarks.curves --data D --out curves.json.
+
+What `benchmarks.pruning` replays pruners on. The trials are drawn at random from the search space of the architecture,
+run to their last epoch without pruning, and written one by one; the same command continues where it was stopped. A list
+of trials is a function of the seed, so that the same list can be recorded at several image sizes.
+"""
+
+import argparse
+import dataclasses
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from core.cli import natural_int, positive_int, run, write
+from core.dataspec import add_data_arguments, read_data_arguments
+from core.errors import InputError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__)
+    add_data_arguments(parser, help="folder of labelled images, CSV or npz file; repeated, they are merged")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write, and to continue")
+    parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")
+    parser.add_argument("--trials", type=positive_int, default=60, help="default: 60")
+    parser.add_argument("--first", type=natural_int, default=0, help="number of the first trial (default: 0)")
+    parser.add_argument("--epochs", type=positive_int, default=10, help="default: 10")
+    parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="default: the backbone's own")
+    parser.add_argument("--train-images", type=positive_int, help="random training images (default: all)")
+    parser.add_argument("--seed", type=natural_int, default=0, help="of the list of trials too (default: 0)")
+    parser.add_argument("--weights", default="auto", help="default: auto")
+    parser.add_argument("--device", default="auto", help="default: auto")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the trials that are missing."""
+    import numpy as np
+
+    from core.activations import open_activations
+    from core.archs import resolve_arch
+    from core.cache import cache_folder
+    from core.config import TrainConfig
+    from core.datasets import load_manifest
+    from core.device import describe_device, resolve_device
+    from core.files import read_json, write_json
+    from core.images import stored_size
+    from core.loaders import open_source
+    from core.pixels import pixels_key
+    from core.seeds import AUGMENT, derive_seed
+    from core.splits import split_manifest
+    from core.trainer import EpochResult, NonFiniteLossError, TrainData, Trainer
+    from core.versions import installed_versions
+    from core.weights import resolve_weights
+    from search.space import build_space
+
+    device = resolve_device(args.device)
+    arch = resolve_arch(args.arch)
+    if args.image_size is not None:
+        arch = dataclasses.replace(arch, image_size=args.image_size)
+    manifest = load_manifest(read_data_arguments(args, args.data))
+    split = split_manifest(manifest, seed=args.seed)
+    train = split.train
+    if args.train_images is not None:
+        rng = np.random.default_rng(derive_seed(args.seed, args.train_images))
+        train = np.sort(rng.choice(train, min(args.train_images, len(train)), replace=False))
+    source = open_source(manifest, image_size=arch.image_size, rows=np.concatenate([train, split.val]), device=device)
+    data = TrainData(
+        source=source,
+        labels=manifest.labels,
+        train_rows=train,
+        val_rows=split.val,
+        classes=manifest.classes,
+        pixels=pixels_key(manifest, stored_size(arch.image_size)),
+    )
+    weights = resolve_weights(args.weights, arch)
+    activations = open_activations(device=device, memory=0, disk=60 * 10**9, folder=cache_folder("activations"))
+    trainer = Trainer(arch=arch, weights=weights, data=data, device=device, seed=args.seed, activations=activations)
+    space = build_space(arch.timm_name, trainer.model.max_unfreeze_depth, pretrained=bool(weights.state))
+    fixed = {
+        "arch": arch.timm_name,
+        "image_size": arch.image_size,
+        "epochs": args.epochs,
+        "warmup_epochs": min(0.5, args.epochs / 2),
+        "seed": args.seed,
+        "augment_seed": derive_seed(args.seed, AUGMENT),
+    }
+    provenance = {
+        "command": "python -m benchmarks.curves " + " ".join(sys.argv[1:]),
+        "data": f"{manifest.layout}, fingerprint {manifest.fingerprint}",
+        "train_images": len(train),
+        "val_images": len(split.val),
+        "space": space.describe(),
+        "fixed": fixed,
+        "weights": f"{weights.origin}, hash {weights.hash}",
+        "machine": f"{describe_device(device)}, {platform.machine()}",
+        "versions": installed_versions(),
+    }
+    content: dict[str, Any] = {"provenance": provenance, "trials": []}
+    if args.out.is_file():
+        content = read_json(args.out)
+        if content["provenance"]["fixed"] != fixed or content["provenance"]["train_images"] != len(train):
+            raise InputError(
+                f"`--out` must be a new file or one of the same settings, but got {args.out}. Choose another."
+            )
+    done = {trial["number"] for trial in content["trials"]}
+    for number in range(args.first, args.first + args.trials):
+        if number in done:
+            continue
+        params = draw(space.distributions, seed=derive_seed(args.seed, number) % 2**32)
+        config = TrainConfig.from_dict({**fixed, **params, "trial": number})
+        epochs: list[EpochResult] = []
+        start, reason = time.perf_counter(), ""
+        try:
+            trainer.train(config, epochs.append)
+        except NonFiniteLossError as error:
+            reason = str(error)
+        content["trials"].append(
+            {
+                "number": number,
+                "params": params,
+                "recall": [epoch.val.recall for epoch in epochs],
+                "recall_argmax": [epoch.val.recall_argmax for epoch in epochs],
+                "train_recall": [epoch.train.recall for epoch in epochs],
+                "elapsed_s": [epoch.elapsed_s for epoch in epochs],
+                "reason": reason,
+            }
+        )
+        write_json(args.out, content)
+        best = max((epoch.val.recall for epoch in epochs), default=0.0)
+        write(f"trial {number}: best recall {best:.3f} in {time.perf_counter() - start:.0f} s; {params}")
+    source.close()
+    return 0
+
+
+def draw(distributions: dict[str, Any], *, seed: int) -> dict[str, Any]:
+    """One point of a space, at random."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask(distributions).params
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, build_parser()))

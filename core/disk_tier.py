@@ -1,0 +1,206 @@
+"""Activations on disk, shared by all processes of a machine.
+
+A folder holds one file a set, `<key>.act`, items in the order of their places and nothing else, and `index.json`, which
+says what each is like. The index is read and written under a lock; the files are whole or absent.
+"""
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+import filelock
+import torch
+
+from core.activations import Filling, Kind, Places, Remembered, Tier
+from core.errors import InputError
+from core.files import remove_leftovers, written_aside
+from core.ledger import Holding, Ledger
+from core.shapes import NUMBER, find_misfit
+
+_log = logging.getLogger(__name__)
+
+# Writing a gigabyte and reading it again takes a slow disk about this long: what saves less is computed anew.
+_LEAST_SAVED_S_PER_GB = 5.0
+_LEFTOVER_S = 24 * 3600  # a file aside that nobody has written to for so long is a dead process's
+_INDEX = {"clock": NUMBER, "holdings": {str: {"size": int, "saved_s": NUMBER, "uses": int, "priority": NUMBER}}}
+
+
+class DiskTier(Tier):
+    """Files of a folder.
+
+    Args:
+        folder: Where; only sets of activations lie there.
+        device: Where items are wanted.
+        limit: Bytes.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, limit: int) -> None:
+        self._folder, self._device, self._limit = folder, device, limit
+        self._gave_up = False
+        remove_leftovers(folder, older_than_s=_LEFTOVER_S)
+
+    def find(self, key: str, kind: Kind) -> Remembered | None:
+        file = self._file(key)
+        try:
+            descriptor = os.open(file, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        if os.fstat(descriptor).st_size != kind.size:
+            os.close(descriptor)
+            _log.warning("%s is damaged and will be computed anew", file)
+            self._remove(key)
+            return None
+        with self._ledger() as ledger:
+            if key in ledger.holdings:
+                ledger.touch(key)
+        return _OnDisk(descriptor, kind, self._device)
+
+    def fill(self, key: str, kind: Kind) -> AbstractContextManager[Filling] | None:
+        if self._gave_up or kind.saved_s < _LEAST_SAVED_S_PER_GB * kind.size / 1e9:
+            return None
+        turn = filelock.FileLock(self._folder / f"{key}.lock")
+        try:
+            turn.acquire(timeout=0)
+        except filelock.Timeout:  # Another process computes it; waiting for that would take as long.
+            return None
+        with self._ledger() as ledger:
+            ledger.holdings.pop(key, None)  # of a process that died
+            leaving = ledger.admit(key, kind.holding())
+            for other in leaving or ():
+                self._file(other).unlink(missing_ok=True)
+        if leaving is None:
+            self._let_go(key, turn)
+            return None
+        return self._filling(key, kind, turn)
+
+    @contextmanager
+    def _filling(self, key: str, kind: Kind, turn: filelock.BaseFileLock) -> Iterator[Filling]:
+        done = False
+        try:
+            with written_aside(self._file(key)) as aside, aside.open("wb", buffering=0) as out:
+                filling = _FillingFile(kind, out.fileno())
+                yield filling
+                done = True
+                if filling.error is not None:
+                    raise filling.error
+                assert not len(filling.missing), f"{len(filling.missing)} places of {key} are missing"
+        except OSError as error:
+            if not done:  # it is not ours
+                raise
+            self._give_up(error)
+        finally:
+            with self._ledger() as ledger:
+                if key in ledger.holdings and not self._file(key).is_file():
+                    del ledger.holdings[key]
+            self._let_go(key, turn)
+
+    def _let_go(self, key: str, turn: filelock.BaseFileLock) -> None:
+        """Lets other processes compute a set."""
+        turn.release()
+        with suppress(OSError):  # Windows keeps a lock's file while anybody has it open.
+            (self._folder / f"{key}.lock").unlink(missing_ok=True)
+
+    def _give_up(self, error: OSError) -> None:
+        """Stops writing, because the disk can take no more."""
+        if not self._gave_up:
+            _log.warning("no more activations are remembered in %s: %s", self._folder, error.strerror)
+        self._gave_up = True
+
+    def _file(self, key: str) -> Path:
+        return self._folder / f"{key}.act"
+
+    def _remove(self, key: str) -> None:
+        with self._ledger() as ledger:
+            ledger.holdings.pop(key, None)
+            self._file(key).unlink(missing_ok=True)
+
+    @contextmanager
+    def _ledger(self) -> Iterator[Ledger]:
+        """The ledger of the folder, locked while it is in use and written afterwards."""
+        index = self._folder / "index.json"
+        with filelock.FileLock(self._folder / ".lock"):
+            ledger = self._read(index)
+            yield ledger
+            content = {
+                "clock": ledger.clock,
+                "holdings": {key: dataclasses.asdict(holding) for key, holding in ledger.holdings.items()},
+            }
+            # Not synced: an index that is lost in a power cut is made anew from the files.
+            aside = index.with_suffix(".json.tmp")
+            try:
+                aside.write_text(json.dumps(content), encoding="utf-8")
+                os.replace(aside, index)
+            except OSError as error:
+                self._give_up(error)
+
+    def _read(self, index: Path) -> Ledger:
+        """The ledger as it was left, brought in line with the files that are there."""
+        ledger = Ledger(limit=self._limit)
+        try:
+            content = json.loads(index.read_text(encoding="utf-8"))
+            if misfit := find_misfit(content, _INDEX):
+                raise ValueError(misfit)
+            ledger.clock = content["clock"]
+            ledger.holdings = {key: Holding(**values) for key, values in content["holdings"].items()}
+        except FileNotFoundError:
+            pass
+        except (ValueError, TypeError, RecursionError) as error:
+            _log.warning("%s is damaged (%s) and begun anew", index, error)
+        there = {file.stem: file.stat().st_size for file in self._folder.glob("*.act")}
+        for key, size in there.items():  # One that the index doesn't know leaves first.
+            ledger.holdings.setdefault(key, Holding(size=size, saved_s=0.0)).whole = True
+        for key in [key for key, holding in ledger.holdings.items() if holding.whole and key not in there]:
+            del ledger.holdings[key]
+        for key in [key for key, holding in ledger.holdings.items() if not holding.whole]:
+            if not (self._folder / f"{key}.lock").exists():
+                del ledger.holdings[key]
+        return ledger
+
+
+class _OnDisk(Remembered):
+    def __init__(self, descriptor: int, kind: Kind, device: torch.device) -> None:
+        self._descriptor, self._kind, self._device = descriptor, kind, device
+
+    def batches(self, places: Places, batch_size: int) -> Iterator[torch.Tensor]:
+        kind, size = self._kind, self._kind.item_bytes
+        for start in range(0, len(places), batch_size):
+            part = places[start : start + batch_size]
+            items = torch.empty((len(part), *kind.item), dtype=kind.dtype)
+            buffer = memoryview(items.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+            for number, place in enumerate(part.tolist()):
+                # Reads, not a memory map: a file that somebody cuts is an error here and a fatal SIGBUS there.
+                got = os.preadv(self._descriptor, [buffer[number * size : (number + 1) * size]], place * size)
+                if got != size:
+                    raise InputError(
+                        f"Remembered activations must stay as they were written, but {got} of {size} bytes are left "
+                        f"at place {place}. Run the same command again."
+                    )
+            yield items.to(self._device)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+class _FillingFile(Filling):
+    def __init__(self, kind: Kind, descriptor: int) -> None:
+        super().__init__(kind.rows)
+        self._kind, self._descriptor = kind, descriptor
+        self.error: OSError | None = None
+
+    def _put(self, places: Places, items: torch.Tensor) -> None:
+        if self.error is not None:
+            return
+        size = self._kind.item_bytes
+        content = memoryview(items.contiguous().cpu().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        try:
+            for number, place in enumerate(places.tolist()):
+                part = content[number * size : (number + 1) * size]
+                if os.pwrite(self._descriptor, part, place * size) != size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:  # The run can go on without; it is told at the end.
+            self.error = error
