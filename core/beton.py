@@ -23,7 +23,7 @@ from core.cache import cache_folder
 from core.errors import InputError
 from core.images import stored_size
 from core.manifest import Manifest
-from core.pixels import UInt8Array, damaged, decode_in_order, pixels_key, writing_pixels
+from core.pixels import UInt8Array, damaged, decode_in_order, one_writer, pixels_key, writing_pixels
 
 _log = logging.getLogger(__name__)
 
@@ -153,15 +153,16 @@ def ensure_beton(manifest: Manifest, *, image_size: int) -> Path:
         InputError: An image cannot be decoded, or the cache cannot hold the file.
     """
     path = cache_folder("pixels") / f"{pixels_key(manifest, stored_size(image_size))}.beton"
-    if path.exists():
-        try:
-            pixels = read_pixels(path)
-        except InputError as error:
-            _log.warning("%s It is written again now.", error)
-        else:
-            assert np.array_equal(pixels.labels, manifest.labels), f"{path} has other labels than its key says"
-            return path
-    return write_beton(manifest, image_size=image_size, path=path)
+    with one_writer(path):
+        if path.exists():
+            try:
+                pixels = read_pixels(path)
+            except InputError as error:
+                _log.warning("%s It is written again now.", error)
+            else:
+                assert np.array_equal(pixels.labels, manifest.labels), f"{path} has other labels than its key says"
+                return path
+        return write_beton(manifest, image_size=image_size, path=path)
 
 
 def write_beton(manifest: Manifest, *, image_size: int, path: Path) -> Path:

@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,11 @@ _log = logging.getLogger(__name__)
 _LEAST_SAVED_S_PER_GB = 5.0
 _LEFTOVER_S = 24 * 3600  # a file aside that nobody has written to for so long is a dead process's
 _INDEX = {"clock": NUMBER, "holdings": {str: {"size": int, "saved_s": NUMBER, "uses": int, "priority": NUMBER}}}
+
+
+def room_for_activations(folder: Path) -> int:
+    """Bytes that are free where activations lie, or taken by activations, which could go."""
+    return shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.glob("*.act"))
 
 
 class DiskTier(Tier):

@@ -63,12 +63,11 @@ class Ledger:
         holding.priority = self._priority(holding)
         room, leaving = self.limit - self.used, list[str]()
         for other, held in sorted(self.holdings.items(), key=lambda item: item[1].priority):
-            if room >= holding.size:
+            if room >= holding.size or held.priority >= holding.priority:
                 break
-            if held.priority >= holding.priority or not held.whole:
-                break
-            room += held.size
-            leaving.append(other)
+            if held.whole:  # what is being made is needed at once
+                room += held.size
+                leaving.append(other)
         if room < holding.size:
             self.clock = holding.priority
             return None

@@ -16,19 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from core.budget import MEMORY
 from core.device import available_cores, free_memory
 from core.errors import InputError
 from core.images import stored_size
 from core.manifest import Manifest
 from core.pixels import Pixels, ensure_array, read_array
-from core.sources import Batch, BatchSource, ResidentSource, TorchSource
+from core.sources import Batch, BatchSource, MappedSource, ResidentSource, TorchSource
 
 __all__ = ["KINDS", "Batch", "BatchSource", "FfcvSource", "open_files", "open_source"]
 
 _log = logging.getLogger(__name__)
 
 KINDS = ("auto", "resident", "ffcv", "torch")
-_RESIDENT_SHARE = 0.4  # of the device's free memory; the rest is the model's and its activations'
 _BATCHES_AHEAD = 2  # FFCV keeps this many and two more: 200 MB for batches of 256 at 224²
 _BUILDING = threading.Lock()  # Starting an epoch writes the batch size into the one loader and walks its graph.
 
@@ -40,6 +40,7 @@ def open_source(
     rows: npt.NDArray[np.int64],
     device: torch.device,
     kind: str = "auto",
+    memory: int | None = None,
 ) -> BatchSource:
     """Opens images for training or evaluation.
 
@@ -49,7 +50,8 @@ def open_source(
         rows: The only rows of the manifest that may ever be asked for.
         device: Where the batches shall be.
         kind: ``resident`` (decoded once, kept on the device), ``ffcv`` (streamed), ``torch`` (decoded each time), or
-            ``auto``: resident if the pixels fit 40 % of the device's free memory, else ffcv, else torch.
+            ``auto``: resident if the pixels fit `memory`, else ffcv, else torch.
+        memory: Bytes of the device's memory that the pixels may take; None for 40 % of what is free.
 
     Raises:
         InputError: The kind is unknown or can't be had here, an image can't be decoded, or the cache has no room.
@@ -58,14 +60,18 @@ def open_source(
         raise InputError(f"`kind` must be one of {', '.join(KINDS)}, but got kind={kind!r}. Choose one of them.")
     assert rows.size == 0 or (rows.min() >= 0 and rows.max() < len(manifest)), "rows that the manifest doesn't have"
     size = stored_size(image_size)
-    chosen, why = _choose(kind, len(np.unique(rows)) * size * size * 3, device)
+    budget = MEMORY.of(free_memory(device)) if memory is None else memory
+    chosen, why = _choose(kind, len(np.unique(rows)) * size * size * 3, device, budget)
     _log.info("batches come from the %s source: %s", chosen, why)
     if chosen == "ffcv":
         return FfcvSource(manifest, rows, image_size=image_size, device=device)
     if chosen == "torch":
         files = [manifest.file(row) for row in range(len(manifest))]
         return TorchSource(files, manifest.labels, rows, stored_size=size, device=device)
-    return ResidentSource(_decoded_once(manifest, image_size), manifest.labels, rows, stored_size=size, device=device)
+    pixels = _decoded_once(manifest, image_size)
+    if device.type == "cpu":
+        return MappedSource(pixels, manifest.labels, rows, stored_size=size)
+    return ResidentSource(pixels, manifest.labels, rows, stored_size=size, device=device)
 
 
 def open_files(paths: Sequence[Path], *, image_size: int, device: torch.device) -> BatchSource:
@@ -80,13 +86,14 @@ def open_files(paths: Sequence[Path], *, image_size: int, device: torch.device) 
     return TorchSource(paths, np.full_like(rows, -1), rows, stored_size=stored_size(image_size), device=device)
 
 
-def _choose(kind: str, needed: int, device: torch.device) -> tuple[str, str]:
+def _choose(kind: str, needed: int, device: torch.device, budget: int) -> tuple[str, str]:
     """The kind of source and the reason.
 
     Args:
         kind: What was asked for.
         needed: Bytes of the uint8 pixels.
         device: Where they would be kept.
+        budget: Bytes that they may take there, unless they were asked to be resident.
     """
     if kind in ("ffcv", "torch"):
         return kind, "asked for"
@@ -99,13 +106,12 @@ def _choose(kind: str, needed: int, device: torch.device) -> tuple[str, str]:
                 "Choose one of them, or auto."
             )
         return kind, f"asked for ({sizes})"
-    if needed <= _RESIDENT_SHARE * free:
-        return "resident", f"{sizes}, at most {_RESIDENT_SHARE:.0%} of it to be used"
+    limit = f"{budget / 1e9:.2f} GB may be used"
+    if needed <= budget:
+        return "resident", f"{sizes}, {limit}"
     from core.beton import HAVE_FFCV
 
-    return "ffcv" if HAVE_FFCV else "torch", f"{sizes}, more than {_RESIDENT_SHARE:.0%} of it" + (
-        "" if HAVE_FFCV else "; ffcv isn't installed"
-    )
+    return "ffcv" if HAVE_FFCV else "torch", f"{sizes}, only {limit}" + ("" if HAVE_FFCV else "; ffcv isn't installed")
 
 
 def _decoded_once(manifest: Manifest, image_size: int) -> Pixels:

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+import filelock
 import numpy as np
 import numpy.typing as npt
 import PIL
@@ -83,9 +84,25 @@ def ensure_array(manifest: Manifest, *, image_size: int) -> Path:
     """
     size = images.stored_size(image_size)
     path = cache_folder("pixels") / f"pixels-{pixels_key(manifest, size)}.npy"
-    if not path.exists():
-        write_array(manifest, image_size=image_size, path=path)
+    with one_writer(path):
+        if not path.exists():
+            write_array(manifest, image_size=image_size, path=path)
     return path
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Lets processes that want the same file wait for the one that writes it, instead of decoding all images too."""
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        _log.info("another process is decoding the images; waiting for %s", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_array(manifest: Manifest, *, image_size: int, path: Path) -> None:

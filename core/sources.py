@@ -50,9 +50,11 @@ class BatchSource(ABC):
         name: Kind of the source: resident, ffcv or torch.
         stored_size: S, pixels.
         device: Where the batches are.
+        held: Bytes of the device's memory that the source keeps.
     """
 
     name: str
+    held: int = 0
 
     def __init__(self, rows: npt.NDArray[np.int64], *, stored_size: int, device: torch.device) -> None:
         """Opens a source.
@@ -135,6 +137,7 @@ class ResidentSource(BatchSource):
             device: Where to keep them.
         """
         super().__init__(rows, stored_size=stored_size, device=device)
+        self.held = len(self._rows) * stored_size**2 * 3
         # Flat samples are gathered as one copy each.
         self._flat = torch.empty((len(self._rows), stored_size**2 * 3), dtype=torch.uint8, device=device)
         self._labels = torch.from_numpy(labels[self._rows]).to(device)
@@ -158,6 +161,43 @@ class ResidentSource(BatchSource):
     def close(self) -> None:
         super().close()
         self._flat = self._labels = torch.empty(0)
+
+
+class MappedSource(BatchSource):
+    """Gathers batches on the CPU from memory-mapped pixels: all processes of a machine share one copy of them."""
+
+    name = "resident"
+
+    def __init__(
+        self, pixels: Pixels, labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], *, stored_size: int
+    ) -> None:
+        """Copies nothing.
+
+        Args:
+            pixels: Images by row.
+            labels: int64, by row.
+            rows: The rows that may be asked for.
+            stored_size: S, pixels.
+        """
+        super().__init__(rows, stored_size=stored_size, device=torch.device("cpu"))
+        self.held = len(self._rows) * stored_size**2 * 3
+        self._pixels: Pixels | None = pixels
+        self._labels = labels
+
+    def _batches(self, rows: npt.NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
+        assert self._pixels is not None, "checked by batches()"
+        side = self.stored_size
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            images = np.empty((len(part), side, side, 3), dtype=np.uint8)
+            for place, row in enumerate(part.tolist()):
+                images[place] = self._pixels[row]
+            labels = torch.from_numpy(self._labels[part])
+            yield Batch(torch.from_numpy(images).permute(0, 3, 1, 2), labels, torch.from_numpy(part))
+
+    def close(self) -> None:
+        super().close()
+        self._pixels = None
 
 
 class TorchSource(BatchSource):

@@ -56,6 +56,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--source", default="auto", help="where pixels come from: auto, resident, ffcv or torch (default: auto)"
     )
     parser.add_argument(
+        "--memory", default="40%", help="of the device, for pixels and activations: a size or a share (default: 40%%)"
+    )
+    parser.add_argument(
+        "--disk", help="for remembered activations: a size, a share or 0 (default: 40%% of what is free, at most 50GB)"
+    )
+    parser.add_argument(
+        "--views",
+        type=positive_int,
+        help="views of an image, shown in turn; fewer save computing (default: epochs)",
+    )
+    parser.add_argument(
         "--keep", type=positive_int, default=KEEP, help=f"best trials whose weights stay (default: {KEEP})"
     )
     return parser
@@ -81,6 +92,7 @@ def main(args: argparse.Namespace) -> int:
 def read_settings(args: argparse.Namespace) -> "Settings":
     """Checks what needs no data, so that a wrong word is refused at once."""
     from core.artifacts import StudiesFolder
+    from core.budget import DISK, Budget
     from core.device import resolve_device
     from core.errors import InputError
     from core.loaders import KINDS
@@ -104,6 +116,9 @@ def read_settings(args: argparse.Namespace) -> "Settings":
         device=resolve_device(args.device),
         source=args.source,
         patience=args.patience,
+        memory=Budget.parse("--memory", args.memory),
+        disk=DISK if args.disk is None else Budget.parse("--disk", args.disk),
+        views=args.views or args.epochs,
     )
 
 

@@ -13,18 +13,23 @@ import numpy as np
 import optuna
 import torch
 
+from core.activations import open_activations
 from core.archs import Arch, resolve_arch
 from core.artifacts import StudiesFolder, StudyFolder
 from core.backbones import build_classifier
+from core.budget import Budget
 from core.cache import cache_folder
 from core.cli import write
 from core.config import TrainConfig
 from core.datasets import load_manifest
 from core.dataspec import DataSpec
 from core.demo import VERSION, write_demo
+from core.device import free_memory
+from core.disk_tier import room_for_activations
 from core.errors import InputError
 from core.loaders import open_source
 from core.manifest import Manifest
+from core.pixels import pixels_key
 from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.shapes import find_misfit
 from core.splits import Split, joined_groups, split_manifest
@@ -55,6 +60,9 @@ class Settings:
     device: torch.device
     source: str
     patience: int
+    memory: Budget
+    disk: Budget
+    views: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,6 +105,7 @@ class Setup:
             "patience": settings.patience,
             "seed": settings.seed,
             "augment_seed": derive_seed(settings.seed, AUGMENT),
+            "views": settings.views,
         }
 
     @property
@@ -111,9 +120,16 @@ class Setup:
     def open_trainer(self) -> Trainer:
         """Decodes or opens the pixels and builds the model. The test rows' pixels stay closed."""
         rows = np.concatenate([self.split.train, self.split.val])
-        device = self.settings.device
+        settings, device = self.settings, self.settings.device
+        memory, folder = settings.memory.of(free_memory(device)), cache_folder("activations")
+        disk = settings.disk.of(room_for_activations(folder))
         source = open_source(
-            self.manifest, image_size=self.arch.image_size, rows=np.sort(rows), device=device, kind=self.settings.source
+            self.manifest,
+            image_size=self.arch.image_size,
+            rows=np.sort(rows),
+            device=device,
+            kind=settings.source,
+            memory=memory,
         )
         data = TrainData(
             source=source,
@@ -121,8 +137,16 @@ class Setup:
             train_rows=self.split.train,
             val_rows=self.split.val,
             classes=self.manifest.classes,
+            pixels=pixels_key(self.manifest, source.stored_size),
         )
-        return Trainer(arch=self.arch, weights=self.weights, data=data, device=device, seed=self.settings.seed)
+        return Trainer(
+            arch=self.arch,
+            weights=self.weights,
+            data=data,
+            device=device,
+            seed=settings.seed,
+            activations=open_activations(device=device, memory=max(0, memory - source.held), disk=disk, folder=folder),
+        )
 
 
 def prepare(settings: Settings) -> Setup:
@@ -248,6 +272,7 @@ def describe_study(setup: Setup) -> dict[str, Any]:
         },
         "epochs": settings.epochs,
         "patience": settings.patience,
+        "views": settings.views,
         "augment_seed": setup.fixed["augment_seed"],
         "sampler": settings.sampler,
         "pruner": settings.pruner,
@@ -312,4 +337,11 @@ def _identity(study: dict[str, Any]) -> dict[str, tuple[Any, str]]:
         "weights": (weights["hash"], f"{weights['origin']}, hash {weights['hash'][:8]}"),
         "epochs": (study["epochs"], str(study["epochs"])),
         "patience": (study["patience"], str(study["patience"])),
+        "views": (_views(study), _views(study) or "one an epoch"),
     }
+
+
+def _views(study: dict[str, Any]) -> str:
+    """How many views of an image there are, if not as many as epochs; studies of before there were views had these."""
+    views = study.get("views", study["epochs"])
+    return "" if views == study["epochs"] else str(views)

@@ -44,7 +44,7 @@ def test_beton_holds_what_load_image_gives_in_the_order_of_the_manifest(manifest
     np.testing.assert_array_equal(pixels.labels, manifest.labels)
     for row in range(len(manifest)):
         np.testing.assert_array_equal(pixels[row], load_image(manifest.file(row), pixels.size))
-    assert list(written.parent.glob(".*")) == [], "nothing is left beside the file"
+    assert list(written.parent.glob(".*.tmp")) == [], "nothing is left beside the file"
 
 
 def test_beton_has_the_same_bytes_on_every_run(manifest: Manifest, written: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 import dataclasses
 import hashlib
 import shutil
+import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +43,24 @@ def test_array_holds_what_load_image_gives_and_is_written_once(manifest: Manifes
         np.testing.assert_array_equal(array[row], load_image(manifest.file(row), stored_size(32)))
     assert pixels.ensure_array(manifest, image_size=32) == path
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_who_comes_while_images_are_decoded_waits_and_decodes_none(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    slow = pixels.write_array
+
+    def write_slowly(*args: Any, **named: Any) -> None:
+        written.append(1)
+        time.sleep(0.5)
+        slow(*args, **named)
+
+    monkeypatch.setattr(pixels, "write_array", write_slowly)
+    changed = dataclasses.replace(manifest, sha256=tuple(f"{hash:0>64}"[::-1] for hash in manifest.sha256))
+    with ThreadPoolExecutor(3) as pool:
+        files = list(pool.map(lambda _: pixels.ensure_array(changed, image_size=32), range(3)))
+    assert len(set(files)) == len(written) == 1
 
 
 def test_key_changes_with_whatever_the_file_would_hold(manifest: Manifest) -> None:

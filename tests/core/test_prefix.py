@@ -149,7 +149,8 @@ def test_half_an_epoch_is_not_remembered(arch: Arch, tmp_path: Path) -> None:
 
     with pytest.raises(PowerCut):
         trainer.train(TrainConfig.from_dict(values), lambda result: None, on_step=cut)
-    assert not list(tmp_path.glob("*.act")) and not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob("*.act"))
+    assert not list(tmp_path.glob(".*.tmp"))
     assert_same_numbers(train(trainer, unfreeze_depth=2), train(make_trainer(arch, None), unfreeze_depth=2))
 
 
