@@ -34,6 +34,9 @@ Rows = npt.NDArray[np.int64]
 # Looking at a loss makes the CPU wait for the GPU; every 50 steps that costs nothing, and no more than 50 are wasted.
 FINITE_CHECK_STEPS = 50
 
+CHECKPOINT_SHARE = 0.02
+MOST_REPEATED_S = 30.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -120,6 +123,8 @@ class Trainer:
         device: Where to compute.
         seed: Seed of the head's first weights, and of the backbone's without `weights`.
         activations: Where activations of the frozen part are remembered; None for nowhere.
+        checkpoint_share: Share of a run's time that its checkpoints may take. An epoch that is too short for its own is
+            repeated after an interruption, with those since the last one, at most `MOST_REPEATED_S` of them.
     """
 
     def __init__(
@@ -131,8 +136,10 @@ class Trainer:
         device: torch.device,
         seed: int,
         activations: Activations | None = None,
+        checkpoint_share: float = CHECKPOINT_SHARE,
     ) -> None:
         self.arch, self.data, self.device, self.seed = arch, data, device, seed
+        self.checkpoint_share = checkpoint_share
         keep_freed_memory(device)
         if device.type == "cuda":
             # Else the same trial would give other numbers, and a resumed one could not be held to an undisturbed one.
@@ -214,6 +221,7 @@ class _Run:
         self.prefix, self.train_part, self.val_part = trainer.prefix, trainer.train_part, trainer.val_part
         self.config, self.data, self.model, self.device = config, trainer.data, trainer.model, trainer.device
         self.state = RunState()
+        self.saving = _Saving(trainer.checkpoint_share)
         self.criterion = trainer.criterion(config)
         self.optimizer = build_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute_dtype(self.device) == torch.float16)
@@ -250,8 +258,9 @@ class _Run:
             if 0 < self.config.patience <= waited:
                 return f"no better validation recall for {waited} epochs"
             # Last, so that whoever continues from here has nothing of this epoch left to do.
-            if checkpoint_file is not None:
-                self.save(checkpoint_file)
+            if checkpoint_file is not None and self.saving.is_due():
+                with self.saving:
+                    self.save(checkpoint_file)
         return ""
 
     def train_epoch(self, epoch: int, on_step: Callable[[int], None]) -> EpochResult:
@@ -328,6 +337,31 @@ class _Run:
                     logits_BC = self.prefix.classify(batch.inputs)
                 probs.append(logits_BC.float().softmax(1))
         return torch.cat(probs).cpu().numpy()
+
+
+class _Saving:
+    """Decides when a checkpoint is worth its time, from what the last one took.
+
+    Args:
+        share: Of the time between two checkpoints that the second may take.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._cost_s = 0.0
+        self._since = time.perf_counter()
+
+    def is_due(self) -> bool:
+        """Whether the time since the last one pays for the next, or is more than may be repeated."""
+        waited_s = time.perf_counter() - self._since
+        return self._cost_s <= self._share * waited_s or waited_s >= MOST_REPEATED_S
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        now = time.perf_counter()
+        self._cost_s, self._since = now - self._since, now
 
 
 def _check_finite(losses: list[torch.Tensor], epoch: int, last_step: int) -> None:

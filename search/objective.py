@@ -1,7 +1,6 @@
 """One trial: train, report, prune, keep."""
 
 import logging
-import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import TrialState
 
 from core.artifacts import StudyFolder, TrialRecord
@@ -18,8 +16,8 @@ from core.config import TrainConfig
 from core.device import is_out_of_memory
 from core.errors import InputError
 from core.metrics import bootstrap_interval, confusion_matrix, correct_prior
-from core.plots import figure_png, plot_confusion, plot_curves
 from core.trainer import EpochResult, NonFiniteLossError, Trainer, TrainResult
+from search.pictures import Drawing, Pictures
 
 INFEASIBLE = "infeasible"  # the constraint that tells the sampler to stay away
 PRUNED = "pruned"
@@ -57,7 +55,7 @@ class Objective:
 
     Attributes:
         folder: Where finished trials go.
-        artifact_store: Where the dashboard finds their pictures.
+        pictures: Draws them for the dashboard.
         trainer: Trains them, one after the other.
         names: Parameters that every trial has.
         groups: Lesion of each validation row, for intervals.
@@ -67,7 +65,7 @@ class Objective:
     """
 
     folder: StudyFolder
-    artifact_store: FileSystemArtifactStore
+    pictures: Pictures
     trainer: Trainer
     names: tuple[str, ...]
     groups: tuple[str, ...]
@@ -155,24 +153,22 @@ class Objective:
         return self.folder.write_trial(record, history=result.history, val_probs_NC=result.val_probs, model=model)
 
     def _finish(self, study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
-        """Gives the dashboard its pictures, if it has none yet, and tells the study."""
-        if not get_all_artifact_meta(trial):
-            self._upload_pictures(trial, record)
+        """Gives the dashboard its pictures, and tells the study."""
+        self.pictures.give(trial, self._drawing(record))
         self._tell(study, trial, record)
 
-    def _upload_pictures(self, trial: optuna.Trial, record: TrialRecord) -> None:
+    def draw_what_is_owed(self, study: optuna.Study) -> None:
+        """Draws the pictures that a process owed when it died."""
+        for trial in study.get_trials(deepcopy=False):
+            whole = (self.folder.trial_folder(trial.number) / "complete.json").is_file()
+            if trial.state.is_finished() and whole and self.pictures.lack(study, trial):
+                self.pictures.give_again(study, trial, self._drawing(self.folder.read_trial(trial.number)))
+
+    def _drawing(self, record: TrialRecord) -> Drawing:
         data = self.trainer.data
         predictions_N = correct_prior(record.val_probs(), np.asarray(record.prior)).argmax(1)
         confusion_CC = confusion_matrix(data.labels[data.val_rows], predictions_N, len(data.classes))
-        figures = {
-            "curves.png": plot_curves(record.history()),
-            "confusion.png": plot_confusion(confusion_CC, data.classes),
-        }
-        with tempfile.TemporaryDirectory() as folder:
-            for name, figure in figures.items():
-                path = Path(folder) / name
-                path.write_bytes(figure_png(figure))
-                upload_artifact(artifact_store=self.artifact_store, file_path=str(path), study_or_trial=trial)
+        return Drawing(record.history(), confusion_CC, data.classes)
 
     def _tell(self, study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
         low, high = record.recall_interval

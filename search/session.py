@@ -4,7 +4,6 @@ import dataclasses
 import shlex
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore
 
 from core.cli import stopping_cleanly, write
 from core.config import TrainConfig
@@ -14,6 +13,7 @@ from core.trainer import Trainer
 from search.console import Console
 from search.loop import SearchFailedError, count_finished, run_trials
 from search.objective import Objective
+from search.pictures import Pictures
 from search.samplers import build_pruner, build_sampler
 from search.setup import Setup, lesion_names
 from search.summary import rank, summarise, table
@@ -51,8 +51,14 @@ class Session:
         settings = self.setup.settings
         self.study.pruner = build_pruner(settings.pruner, epochs=settings.epochs)
         try:
-            with stopping_cleanly(), self.console(finished) as console, trainer.data.source:
-                objective = self.objective(trainer, console)
+            with (
+                trainer.data.source,
+                Pictures(settings.studies.artifacts) as pictures,
+                stopping_cleanly(),
+                self.console(finished) as console,
+            ):
+                objective = self.objective(trainer, console, pictures)
+                objective.draw_what_is_owed(self.study)
                 stopped = run_trials(self.study, objective, n_trials=self.n_trials, ask=self.ask)
         except SearchFailedError as error:
             write(
@@ -74,14 +80,12 @@ class Session:
             self.study.enqueue_trial(self.setup.space.known_good)
         return self.study.ask(fixed_distributions=self.setup.space.distributions)
 
-    def objective(self, trainer: Trainer, console: Console) -> Objective:
+    def objective(self, trainer: Trainer, console: Console, pictures: Pictures) -> Objective:
         """What runs a trial."""
-        artifacts = self.setup.settings.studies.artifacts
-        artifacts.mkdir(exist_ok=True)
         lesions = lesion_names(self.setup.manifest)
         return Objective(
             folder=self.setup.folder,
-            artifact_store=FileSystemArtifactStore(str(artifacts)),
+            pictures=pictures,
             trainer=trainer,
             names=self.names,
             groups=tuple(lesions[row] for row in self.setup.split.val),

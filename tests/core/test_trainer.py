@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def data() -> TrainData:
 
 @pytest.fixture(scope="module")
 def trainer(arch: Arch, data: TrainData) -> Trainer:
-    return Trainer(arch=arch, weights=None, data=data, device=CPU, seed=0)
+    return Trainer(arch=arch, weights=None, data=data, device=CPU, seed=0, checkpoint_share=math.inf)
 
 
 def config(trainer: Trainer, **changes: Any) -> TrainConfig:

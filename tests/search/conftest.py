@@ -1,6 +1,7 @@
 """A tiny study on synthetic images, for tests of single trials and of the loop over them."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from optuna.artifacts import FileSystemArtifactStore
 
 from core.archs import resolve_arch
 from core.artifacts import StudiesFolder, TrialRecord
 from core.config import TrainConfig
 from core.trainer import EpochResult, TrainData, Trainer
 from search.objective import Objective
+from search.pictures import Pictures
 from search.storage import open_storage, open_study
 from tests.doubles import ArraySource
 
@@ -58,7 +59,7 @@ def tiny_trainer() -> Trainer:
         source=source, labels=labels, train_rows=np.arange(40), val_rows=np.arange(40, 64), classes=("a", "b")
     )
     arch = dataclasses.replace(resolve_arch("test_efficientnet"), image_size=32)
-    return Trainer(arch=arch, weights=None, data=data, device=CPU, seed=0)
+    return Trainer(arch=arch, weights=None, data=data, device=CPU, seed=0, checkpoint_share=math.inf)
 
 
 @pytest.fixture
@@ -75,11 +76,10 @@ def study(tmp_path: Path) -> optuna.Study:
 
 @pytest.fixture
 def objective(tmp_path: Path, tiny_trainer: Trainer, watcher: RecordingWatcher) -> Objective:
-    (tmp_path / "artifacts").mkdir()
     depth = tiny_trainer.model.max_unfreeze_depth
     return Objective(
         folder=StudiesFolder(tmp_path).study("tiny"),
-        artifact_store=FileSystemArtifactStore(str(tmp_path / "artifacts")),
+        pictures=Pictures(tmp_path / "artifacts", beside=False),
         trainer=tiny_trainer,
         names=("lr",),
         groups=tuple(str(row) for row in tiny_trainer.data.val_rows),

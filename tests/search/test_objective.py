@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+from pathlib import Path
 
 import optuna
 import pytest
@@ -12,7 +13,10 @@ from core.errors import InputError
 from core.trainer import Trainer
 from search.loop import take_over
 from search.objective import Objective, StoppedError
+from search.pictures import Pictures
 from tests.search.conftest import RecordingWatcher
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def ask(study: optuna.Study, lr: float = 1e-3) -> optuna.Trial:
@@ -42,13 +46,47 @@ def test_a_complete_trial_is_judged_by_its_best_epoch_and_kept_whole(study: optu
     assert record.val_probs().shape == (24, 2)
 
 
-def test_the_dashboard_gets_curves_and_confusion_matrix(study: optuna.Study, objective: Objective) -> None:
+def test_the_dashboard_gets_curves_and_confusion_matrix(
+    study: optuna.Study, objective: Objective, tmp_path: Path
+) -> None:
     objective.run(study, ask(study))
     metas = get_all_artifact_meta(study.trials[0], storage=study._storage)
     assert sorted(meta.filename for meta in metas) == ["confusion.png", "curves.png"]
     for meta in metas:
-        with objective.artifact_store.open_reader(meta.artifact_id) as file:
-            assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+        assert (tmp_path / "artifacts" / meta.artifact_id).read_bytes().startswith(PNG)
+    assert not objective.pictures.lack(study, study.trials[0])
+
+
+def test_pictures_that_a_process_owed_are_drawn_by_the_next(
+    study: optuna.Study, objective: Objective, tmp_path: Path
+) -> None:
+    objective.run(study, ask(study))
+    owed = sorted((tmp_path / "artifacts").iterdir())
+    for file in owed:
+        file.unlink()
+    assert objective.pictures.lack(study, study.trials[0])
+    objective.draw_what_is_owed(study)
+    assert sorted((tmp_path / "artifacts").iterdir()) == owed
+    assert all(file.read_bytes().startswith(PNG) for file in owed)
+
+
+def test_a_process_of_its_own_draws_beside_the_search(
+    study: optuna.Study, objective: Objective, tmp_path: Path
+) -> None:
+    with Pictures(tmp_path / "artifacts") as pictures:
+        dataclasses.replace(objective, pictures=pictures).run(study, ask(study))
+    assert sum(file.read_bytes().startswith(PNG) for file in (tmp_path / "artifacts").iterdir()) == 2
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_trial(
+    study: optuna.Study, objective: Objective, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Pictures(tmp_path / "artifacts") as pictures:
+        (tmp_path / "artifacts").rmdir()
+        (tmp_path / "artifacts").touch()
+        dataclasses.replace(objective, pictures=pictures).run(study, ask(study))
+    assert study.trials[0].state == TrialState.COMPLETE
+    assert "a picture could not be drawn" in caplog.text
 
 
 def test_a_pruned_trial_is_kept_without_weights(study: optuna.Study, objective: Objective) -> None:

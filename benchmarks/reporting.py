@@ -1,0 +1,99 @@
+"""What every benchmark ends with: a table, a JSON file with machine and versions, and one line `ratio: X`."""
+
+import argparse
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.cli import write
+from core.files import write_json
+from core.versions import installed_versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def add_out_argument(parser: argparse.ArgumentParser, name: str) -> None:
+    """Adds `--out`, where the JSON file goes."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS / f"{name}.json",
+        help=f"JSON file (default: benchmarks/results/{name}.json)",
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What a rate depends on besides the code."""
+    import psutil
+    import torch
+
+    facts: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.platform(),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has had resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, kilobytes elsewhere
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
+
+
+def show(values: Mapping[str, float], digits: int = 2) -> str:
+    """A spread in words."""
+    return f"{values['median']:.{digits}f} ({values['low']:.{digits}f} to {values['high']:.{digits}f})"
+
+
+def finish(out: Path, *, rows: Sequence[Mapping[str, Any]], ratio: float, about: str) -> None:
+    """Writes the JSON file and the last line.
+
+    Args:
+        out: The file.
+        rows: The table.
+        ratio: The number that the benchmark is about.
+        about: What the ratio is of.
+    """
+    content = {
+        "about": about,
+        "ratio": ratio,
+        "rows": list(rows),
+        "peak_memory_gb": peak_memory_gb(),
+        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
+        "machine": machine(),
+        "versions": installed_versions(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(out, content)
+    write(f"{about}; {out}")
+    write(f"ratio: {ratio:.3g}")
+
+
+def _module() -> str:
+    path = Path(sys.argv[0]).resolve()
+    return f"benchmarks.{path.stem}"
