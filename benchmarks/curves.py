@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.cli import natural_int, positive_int, run, write
+from core.cli import Parser, natural_int, positive_int, run, write
 from core.dataspec import add_data_arguments, read_data_arguments
 from core.errors import InputError
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.curves", description=__doc__)
     add_data_arguments(parser, help="folder of labelled images, CSV or npz file; repeated, they are merged")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write, and to continue")
     parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from core.cli import positive_int, run, write
+from core.cli import Parser, positive_int, run, write
 
 EVAL_BATCH, TRAIN_BATCH = 128, 32
 UNFREEZE_DEPTH = 5  # of the search's first trial
@@ -61,7 +61,7 @@ def _rate(work: Callable[[], object], images: int, repeats: int) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--repeats", type=positive_int, default=3, help="pairs of processes (default: 3)")
     parser.add_argument("--one", choices=("default", "keep"), help="measure in this process and print JSON")
     return parser

@@ -6,19 +6,20 @@ rest over the whole, median of the trials. The bar is 2 % of a trial or 0.3 s, w
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.reporting import add_out_argument, finish, show, spread
-from core.cli import positive_int, run, write
+from core.cli import Parser, positive_int, run, write
 
 BAR_S, BAR_SHARE = 0.3, 0.02
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.overhead", description=__doc__)
     parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")
     parser.add_argument("--trials", type=positive_int, default=12, help="default: 12")
     parser.add_argument("--epochs", type=positive_int, default=5, help="default: 5")
@@ -48,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
         starts = [trial.datetime_start.timestamp() for trial in study.trials if trial.datetime_start]
     rows = []
     # The last trial has no successor whose start would end it.
-    for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for number, (start, end) in enumerate(itertools.pairwise(starts)):
         trial_s, computing_s = end - start, records[number].elapsed_s
         rows.append({"trial": number, "trial_s": trial_s, "overhead_s": trial_s - computing_s})
     overhead = spread([row["overhead_s"] for row in rows])

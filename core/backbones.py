@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.archs import Arch, resolve_arch
-from core.cli import run, write
+from core.cli import Parser, run, write
 from core.errors import InputError
 
 # torch and timm take seconds to import and --help must not: they are imported inside functions.
@@ -128,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m core.backbones",
         description="Pretrained weights for machines without a network, and where they come from on this one.",
     )

@@ -7,15 +7,16 @@ import argparse
 import errno
 import io
 import logging
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from core.errors import InputError, one_line
+from core.errors import InputError, one_line, shorten
 
 if TYPE_CHECKING:
     import rich.progress
@@ -23,7 +24,39 @@ if TYPE_CHECKING:
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
-_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+_MENDABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EIO),
+)
+_MOST = 1_000_000  # of anything that is counted: trials, epochs, pixels of a side
+_LONGEST_S = 366 * 86400  # of a run, seconds
+_LARGEST_SEED = 2**63 - 1
+
+# What argparse says, and the same in the form of our other refusals; the rest of what it says is fit as it is.
+_ARGPARSE = (
+    (r"argument (\S+): (must be .*), but got (.*)", r"`\1` \2, but got \1=\3. Give such a number."),
+    (r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", r"`\1` must be one of \3, but got \1=\2."),
+    (r"argument (\S+): expected (\w+) arguments?", r"`\1` must have \2 value, but got none."),
+    (r"argument (\S+): (.*)", r"`\1`: \2."),
+    (r"the following arguments are required: (.*)", r"`\1` must be given, but got none."),
+    (r"unrecognized arguments: (.*)", r"The arguments must be known ones, but got \1."),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An `argparse.ArgumentParser` that refuses in one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what `run` prints.
+
+        Raises:
+            InputError: Always.
+        """
+        for pattern, sentence in _ARGPARSE:
+            if match := re.fullmatch(pattern, message, re.DOTALL):
+                message = shorten(match.expand(sentence), 500)
+                break
+        raise InputError(f"{message.rstrip('.')}. `{self.prog} --help` tells what there is.")
 
 
 class Progress(Protocol):
@@ -116,9 +149,12 @@ def run(
         The exit status: that of `main`, 2 for wrong input, 130 for Ctrl-C.
     """
     parser.add_argument("--verbose", action="store_true", help="log details to stderr")
-    args = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a class may have letters that a terminal lacks
+    try:
+        args = parser.parse_args(argv)
+    except InputError as error:
+        return _refuse(parser.prog, str(error))
     with _logging_to_stderr(logging.DEBUG if args.verbose else logging.INFO):
         try:
             return main(args)
@@ -128,7 +164,7 @@ def run(
             # Full disks, missing rights and vanished files are the machine's state, not a defect of ours.
             if error.errno not in _MENDABLE:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
+            where = f" ({shorten(str(error.filename))})" if error.filename else ""
             way_out = "Make room or give rights there, or choose another place; then run it again."
             return _refuse(parser.prog, f"{error.strerror}{where}. {way_out}")
         except KeyboardInterrupt:
@@ -162,13 +198,21 @@ def _refuse(program: str, sentence: str) -> int:
 
 def natural_int(text: str) -> int:
     """An argparse type: a whole number of at least 0."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, but got {text}")
-    return int(text)
+    return _whole(text, 0, _LARGEST_SEED)
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text}")
+    """An argparse type: a whole number from 1 to a million, more than anybody has the time for."""
+    return _whole(text, 1, _MOST)
+
+
+def seconds(text: str) -> int:
+    """An argparse type: whole seconds, from 1 to those of a year."""
+    return _whole(text, 1, _LONGEST_S)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    # Python refuses to read thousands of digits; and ² is a digit.
+    if not (text.isascii() and text.isdigit() and len(text) <= 30 and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most:,}, but got {shorten(text)}")
     return int(text)

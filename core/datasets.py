@@ -115,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     from core.download_names import NAMES
 
-    parser = argparse.ArgumentParser(prog="python -m core.datasets", description=__doc__)
+    parser = cli.Parser(prog="python -m core.datasets", description=__doc__)
     parser.add_argument(
         "places",
         type=Path,

@@ -58,6 +58,8 @@ class DataSpec:
         places, columns = fields["places"], fields["columns"]
         if not (isinstance(places, list) and places and all(isinstance(place, str) for place in places)):
             raise TypeError("places must be a list of paths")
+        if strange := [place for place in places if not _may_be_path(place)]:
+            raise TypeError(f"places must be paths that files can have, not {strange[0]!a}")
         if not (isinstance(columns, dict) and all(isinstance(name, str) for name in columns.values())):
             raise TypeError("columns must be names")
         return cls(tuple(map(Path, places)), Columns(**columns))
@@ -68,6 +70,13 @@ class DataSpec:
         columns = vars(self.columns).items()
         words = [word for place in self.places for word in ("--data", str(place))]
         return shlex.join(words + [word for name, value in columns if value for word in (f"--{name}-column", value)])
+
+
+def _may_be_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a character, as JSON can have
+        return False
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, *, help: str) -> None:

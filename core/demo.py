@@ -176,7 +176,7 @@ def _put_in_place(staging: Path, folder: Path, marker: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m core.demo", description="Write procedural dermoscopic images in HAM10000's layout."
     )
     parser.add_argument("folder", type=Path, help="where to; absent or empty")

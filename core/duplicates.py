@@ -84,23 +84,32 @@ def find_pairs(
         least: Correlation from which on two images are taken for one.
 
     Returns:
-        int64 (P, 2), the smaller index first.
+        int64 (P, 2), the smaller index first. Of images with equal bytes each is in a pair with the first of them only.
 
     Raises:
         InputError: An image that has to be looked at cannot be read any more.
     """
-    pairs_P2 = _candidates(phashes, apart, within)
-    identical_P = np.array([sha256[i] == sha256[j] for i, j in pairs_P2], dtype=bool)
-    same_P = identical_P.copy()
-    same_P[~identical_P] = _correlations(files, pairs_P2[~identical_P], squashed) >= least
-    found_P2: IntArray = pairs_P2[same_P]
-    return found_P2
+    pairs_P2 = _candidates(phashes, sha256, apart, within)
+    same_P = _correlations(files, pairs_P2, squashed) >= least
+    return np.concatenate([_identical(sha256, apart, within), pairs_P2[same_P]])
 
 
-def _candidates(phashes: Sequence[str], apart_N: IntArray, within: bool) -> IntArray:
-    """Pairs whose hashes differ in few bits, the closest first; int64 (P, 2)."""
+def _identical(sha256: Sequence[str], apart_N: IntArray, within: bool) -> IntArray:
+    """The pairs of images with equal bytes, each with the first such image only; int64 (P, 2)."""
+    first: dict[tuple[str, int], int] = {}
+    pairs = []
+    for row, (digest, number) in enumerate(zip(sha256, apart_N.tolist(), strict=True)):
+        other = first.setdefault((digest, number if within else -1), row)
+        if other != row and (apart_N[other] == number) == within:
+            pairs.append((other, row))
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def _candidates(phashes: Sequence[str], sha256: Sequence[str], apart_N: IntArray, within: bool) -> IntArray:
+    """Pairs of other bytes whose hashes differ in few bits, the closest first; int64 (P, 2)."""
     if not phashes:
         return np.empty((0, 2), dtype=np.int64)
+    bytes_N = np.unique(np.array(sha256), return_inverse=True)[1]
     words_NW = np.stack([np.frombuffer(bytes.fromhex(phash), dtype=np.uint64) for phash in phashes])
     found = np.empty((0, 3), dtype=np.int64)  # distance, row, row
     dropped = 0
@@ -112,7 +121,8 @@ def _candidates(phashes: Sequence[str], apart_N: IntArray, within: bool) -> IntA
         first_P, second_P = np.nonzero(distance_BR <= MAX_DISTANCE)
         distance_P = distance_BR[first_P, second_P]
         rows = np.stack([distance_P, first_P + start, second_P + start], axis=1).astype(np.int64)
-        rows = rows[(first_P < second_P) & ((apart_N[rows[:, 1]] == apart_N[rows[:, 2]]) == within)]
+        different_P = bytes_N[rows[:, 1]] != bytes_N[rows[:, 2]]
+        rows = rows[(first_P < second_P) & different_P & ((apart_N[rows[:, 1]] == apart_N[rows[:, 2]]) == within)]
         found = np.concatenate([found, rows])
         found = found[np.argsort(found[:, 0], kind="stable")]
         dropped += max(0, len(found) - _MOST_CANDIDATES)

@@ -19,6 +19,19 @@ def few(names: Collection[str]) -> str:
     return f"{first} and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else first
 
 
+def counted(number: int, thing: str) -> str:
+    """A count with its noun, in the plural where it must be.
+
+    >>> counted(1, "image"), counted(10_015, "image"), counted(2, "copy")
+    ('1 image', '10,015 images', '2 copies')
+    """
+    if number == 1:
+        return f"1 {thing}"
+    if thing.endswith("y") and thing[-2] not in "aeiou":
+        return f"{number:,} {thing[:-1]}ies"
+    return f"{number:,} {thing}{'es' if thing.endswith('s') else 's'}"
+
+
 def shorten(text: str, length: int = 200) -> str:
     """Text cut to a length that a sentence can hold."""
     return text if len(text) <= length else f"{text[:length]}…"

@@ -26,15 +26,18 @@ from core.images import UnreadableImageError, decode, open_image
 _log = logging.getLogger(__name__)
 
 # Raise it when a report of the same file by the same Pillow would come out differently.
-_FORMAT = "3"
+_FORMAT = "4"
 # Below this many images, decoding them here is quicker than starting processes (about 1 s on two cores).
 _WORTH_PROCESSES = 200
 _CHUNK = 32  # images a worker takes at once: rare enough for messages not to count, often enough for a moving bar
 
-_ROW_TYPES = (int, int, str, str, int, int, str | None)  # of a remembered row: a stamp and an ImageReport
+_ROW_TYPES = (int, int, int, str, str, int, int, str | None)  # of a remembered row: a stamp and an ImageReport
+_STAMPED = 3  # values of such a row that are its stamp
 _HASHES = re.compile(r"[0-9a-f]{64} ([0-9a-f]{32})?")
 
-_Stamp = tuple[int, int]  # size in bytes and modification time in ns, by which a changed file is noticed
+# Size in bytes, and times of modification and of change in ns, by which a changed file is noticed. A copy made with the
+# old one's times (`cp -p`) has those of modification, but the system sets that of change.
+_Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def inspect_image(path: Path) -> ImageReport:
 def inspect_images(paths: Sequence[Path], *, workers: int | None = None) -> list[ImageReport]:
     """Inspects files in parallel, with a progress bar; files that have not changed since are not read again.
 
-    What is known is kept in the cache, one file for each folder of images, by absolute path, size and modification
-    time. What has been found out is kept even if the run is broken off.
+    What is known is kept in the cache, one file for each folder of images, by absolute path, size and times. What has
+    been found out is kept even if the run is broken off.
 
     Args:
         paths: Image files.
@@ -127,8 +130,8 @@ def _stamp(file: str) -> _Stamp:
     try:
         status = os.stat(file)
     except OSError:
-        return (-1, -1)  # its inspection will say why
-    return (status.st_size, status.st_mtime_ns)
+        return (-1, -1, -1)  # its inspection will say why
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class _Remembered:
@@ -147,7 +150,7 @@ class _Remembered:
     def get(self, name: str, stamp: _Stamp) -> ImageReport | None:
         """What is known of a file, if it is still the same file."""
         row = self._rows.get(name)
-        return ImageReport(*row[2:]) if row is not None and tuple(row[:2]) == stamp else None
+        return ImageReport(*row[_STAMPED:]) if row is not None and tuple(row[:_STAMPED]) == stamp else None
 
     def put(self, name: str, stamp: _Stamp, report: ImageReport) -> None:
         """Remembers a report, except on a file that could not be read: that may pass."""
@@ -178,6 +181,6 @@ class _Remembered:
 def _is_row(row: object) -> bool:
     if not (isinstance(row, list) and len(row) == len(_ROW_TYPES) and all(map(isinstance, row, _ROW_TYPES))):
         return False
-    report = ImageReport(*row[2:])
+    report = ImageReport(*row[_STAMPED:])
     hashed = _HASHES.fullmatch(f"{report.sha256} {report.phash}")
     return bool(hashed) and bool(report.phash) == (report.problem is None)

@@ -3,14 +3,16 @@
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import InputError, few
 from core.images import SUFFIXES
+from core.tables import Table, open_table
 
 _TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab", ""})  # Dataverse serves HAM10000's table without one
 _ARRAY_SUFFIX = ".npz"
+_PASSED_OVER = (".", "__MACOSX", "lost+found")  # the last lies at the root of a disk, and nobody but root may read it
 
 
 @dataclass(frozen=True)
@@ -22,25 +24,40 @@ class Listing:
         images: Image files as POSIX paths relative to `root`, sorted.
         tables: Files that may be tables, likewise.
         arrays: NumPy archives, likewise.
+        opened: What `table` has found out, by path.
     """
 
     root: Path
     images: tuple[str, ...]
     tables: tuple[str, ...] = ()
     arrays: tuple[str, ...] = ()
+    opened: dict[str, Table | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def table(self, path: str) -> Table | None:
+        """A file as a table, opened once however often it is asked for; None if it is none."""
+        if path not in self.opened:
+            self.opened[path] = open_table(self.root / path)
+        return self.opened[path]
 
 
 def list_folder(folder: Path) -> Listing:
     """Lists a folder.
 
     Raises:
-        InputError: There is no such folder, or a name in it cannot be written down.
+        InputError: There is no such folder, a folder in it cannot be read, or a name in it cannot be written down.
     """
     root = Path(os.path.abspath(folder))
     if not root.is_dir():
         kind = "a file" if root.exists() else "nothing"
         raise InputError(f"`--data` must be a folder, but at {folder} there is {kind}. Give the folder of the images.")
-    files = sorted(walk_files(root))
+    errors: list[OSError] = []
+    files = sorted(walk_files(root, errors))
+    if errors:
+        locked = [f"{in_utf8(str(error.filename))} ({error.strerror})" for error in errors]
+        raise InputError(
+            f"All folders below {folder} must be readable, but {len(locked):,} are not: {few(locked)}. "
+            "Give rights there, or move them elsewhere."
+        )
     if strange := [name for file in files if (name := in_utf8(file)) != file]:
         raise InputError(
             f"The names of files must be UTF-8, as all that is written of them, but in {folder} {len(strange):,} are "
@@ -61,15 +78,19 @@ def in_utf8(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def walk_files(root: Path) -> Iterator[str]:
+def walk_files(root: Path, errors: list[OSError] | None = None) -> Iterator[str]:
     """All files below `root`, relative to it, but hidden ones and those in hidden folders, such as a Mac leaves.
 
     Links to folders are followed; each real folder is walked once, so that a link upwards ends.
+
+    Args:
+        root: The folder.
+        errors: Takes what went wrong with folders that cannot be read, which are passed over.
     """
     seen: set[str] = set()
-    for parent, folders, files in os.walk(root, followlinks=True):
+    for parent, folders, files in os.walk(root, followlinks=True, onerror=None if errors is None else errors.append):
         real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        folders[:] = sorted(name for name in folders if not name.startswith(_PASSED_OVER))
         if real in seen:
             folders.clear()
             continue

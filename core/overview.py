@@ -72,7 +72,7 @@ def _sets(found: Survey) -> Iterator[str]:
             yield f"{'':<{_LABEL}}DEMO: the built-in procedural images"
         yield f"{'layout':<{_LABEL}}{part.found.layout}, because {one_line(part.found.reason)}"
         roles = Counter(row.split or "no part" for row in part.found.rows)
-        if set(roles) != {"no part"}:
+        if set(roles) - {"no part"}:
             counts = ", ".join(f"{roles[role]:,} {role}" for role in ("train", "val", "test", "no part") if roles[role])
             yield f"{'official':<{_LABEL}}{counts}"
 

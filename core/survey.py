@@ -3,7 +3,6 @@
 `core.datasets.load_manifest` refuses faults; `python -m core.datasets` shows them, and its `--fix` leaves them out.
 """
 
-import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,11 +17,10 @@ from core.errors import InputError, few
 from core.images import SUFFIXES
 from core.inspection import ImageReport, inspect_images
 from core.layouts import recognise
-from core.layouts.contract import Recognised
+from core.layouts.contract import Recognised, missing_images, unlabelled_images
 from core.listing import Listing, list_folder
 from core.manifest import Manifest
-
-_log = logging.getLogger(__name__)
+from core.merging import join_same_ids, merge, names_of_groups
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,7 @@ class Survey:
             layout=" + ".join(part.found.layout for part in self.sets),
             paths=tuple(f"{sample.set + 1}/{sample.path}" if several else sample.path for sample in samples),
             labels=np.array([number[sample.label] for sample in samples], dtype=np.int64),
-            # Nothing names its lesion: it is one of its own, that of all its copies.
-            groups=tuple(sample.group or f"image {sample.report.sha256[:16]}" for sample in samples),
+            groups=names_of_groups(samples),
             classes=tuple(classes),
             sha256=tuple(sample.report.sha256 for sample in samples),
             phashes=tuple(sample.report.phash for sample in samples),
@@ -132,17 +129,18 @@ def survey(spec: DataSpec) -> Survey:
     Raises:
         InputError: A place is absent, holds no images, or is of no known layout.
     """
-    from core.merging import merge
-
     sets = tuple(_open(place, spec.columns) for place in spec.places)
-    faults = [fault for part in sets for fault in (*part.found.faults, *_missing(part))]
-    notes = [note for part in sets for note in (*part.found.notes, *_unlabelled(part))]
+    faults = [fault for part in sets for fault in (*part.found.faults, *missing_images(part.root, part.found))]
+    notes = [note for part in sets for note in (*part.found.notes, *unlabelled_images(part.root, part.found))]
     read = [_read(index, part) for index, part in enumerate(sets)]
     samples = [sample for part in read for sample in part]
     faults += _unreadable(samples)
     usable = [sample for sample in samples if not sample.report.problem]
     faults += [fault for index, part in enumerate(sets) for fault in _changed(index, part, usable)]
     usable = [sample for sample in usable if _is_unchanged(sets[sample.set], sample)]
+    of_sets = [join_same_ids([sample for sample in usable if sample.set == index]) for index in range(len(sets))]
+    usable = [sample for samples, _ in of_sets for sample in samples]
+    notes += [note for _, told in of_sets for note in told]
     if len(sets) > 1:
         usable, more = merge([part.root for part in sets], usable)
         notes += more
@@ -168,7 +166,7 @@ def _open(place: Path, columns: Columns) -> FoundSet:
     if is_cleaned(table):
         found, sha256 = read_cleaned(place)
         return FoundSet(root=root, found=found, sha256=sha256)
-    return _open_folder(replace(list_folder(root), tables=(place.name,), arrays=()), columns)
+    return _open_folder(replace(list_folder(root), tables=(place.name,), arrays=()), columns, chosen=True)
 
 
 def _open_arrays(file: Path) -> FoundSet:
@@ -178,9 +176,9 @@ def _open_arrays(file: Path) -> FoundSet:
     return FoundSet(root=root, found=found, sha256={})
 
 
-def _open_folder(listing: Listing, columns: Columns) -> FoundSet:
+def _open_folder(listing: Listing, columns: Columns, *, chosen: bool = False) -> FoundSet:
     if listing.images:
-        return FoundSet(root=listing.root, found=recognise(listing, columns), sha256={})
+        return FoundSet(root=listing.root, found=recognise(listing, columns, chosen=chosen), sha256={})
     if len(listing.arrays) == 1:
         return _open_arrays(listing.root / listing.arrays[0])
     if listing.arrays:
@@ -201,22 +199,6 @@ def _read(index: int, part: FoundSet) -> list[Sample]:
         Sample(index, row.path, row.label, row.group, row.split, report)
         for row, report in zip(rows, reports, strict=True)
     ]
-
-
-def _missing(part: FoundSet) -> list[str]:
-    missing = part.found.missing
-    if not missing:
-        return []
-    total = len(part.found.rows) + len(missing)
-    return [
-        f"Every labelled image must be below {part.root}, but {len(missing):,} of {total:,} have none: "
-        f"{few(missing)}. Add the images or remove the rows."
-    ]
-
-
-def _unlabelled(part: FoundSet) -> list[str]:
-    images = part.found.unlabelled
-    return [f"{len(images):,} images below {part.root} have no label and are left out: {few(images)}"] if images else []
 
 
 def _unreadable(samples: Sequence[Sample]) -> list[str]:

@@ -6,6 +6,7 @@ Nothing in a table is trusted: what doesn't fit becomes a fault in words, never 
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from core.errors import InputError, few, one_line
 _DELIMITERS = ",;\t|"
 _TOLD_DELIMITER = re.compile(r"\"?sep=([^\s\"])\"?\r?\n", re.IGNORECASE)  # a first line that Excel writes and reads
 _LONGEST_HEADER = 1 << 16  # bytes; Kaggle's tables of pixels have 20 kB of column names
+_LINE, _CONTROL = re.compile(rb"[\r\n]"), re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _MOST_BYTES = 1 << 30  # a table of a million images has a tenth of this
 
 
@@ -85,11 +87,13 @@ class Table:
 
         Raises:
             InputError: The file as a whole is no table: its encoding or its quotes are broken, or it is far too long.
+                Or a column that is asked for stands in it twice.
         """
         if (size := self.path.stat().st_size) > _MOST_BYTES:
             raise InputError(
                 f"A table must have at most {_MOST_BYTES >> 20:,} MB, but {self.name} has {size >> 20:,} MB. Split it."
             )
+        self._refuse_twice(columns)
         wanted = [self.places[column.lower()] for column in columns]
         places = {column: place for place, column in enumerate(columns)}
         width = len(self.columns)
@@ -115,6 +119,19 @@ class Table:
         except csv.Error as error:
             raise self._broken(done + 1, str(error)) from error
         return lines, [self._ragged(ragged, len(lines) + len(ragged))] if ragged else []
+
+    def _refuse_twice(self, columns: Sequence[str]) -> None:
+        """Refuses columns of which nobody can say which is meant.
+
+        Raises:
+            InputError: There are some.
+        """
+        counts = Counter(map(str.lower, self.columns))
+        if twice := [column for column in columns if counts[column.lower()] > 1]:
+            raise InputError(
+                f"Every column of {self.name} that is used must stand there once, but {few(twice)} stands there "
+                f"{counts[twice[0].lower()]} times. Remove or rename all but one."
+            )
 
     def _undecodable(self) -> tuple[int, str]:
         """The first line that is not in the table's encoding, and why; a stream tells neither exactly."""
@@ -150,6 +167,8 @@ def open_table(path: Path) -> Table | None:
     with path.open("rb") as file:
         start = file.read(_LONGEST_HEADER)
     encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    if encoding != "utf-16" and _CONTROL.search(_LINE.split(start, 1)[0]):
+        return None  # no text: decoding it would take a hundred times as long
     text = start.decode(encoding, errors="replace")
     told = _TOLD_DELIMITER.match(text)
     delimiters = told[1] if told else _DELIMITERS

@@ -1,6 +1,7 @@
 """Reads files of tensors that may come from anywhere; none of them can run code."""
 
 import errno
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,21 @@ def read_weight_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    # PyTorch's own text for a pickle with code recommends to run it.
-    unsafe = type(error).__name__ == "UnpicklingError"
-    text = "it is of another kind, or would run code when read" if unsafe else str(error).strip()
-    reason = shorten((text or type(error).__name__).splitlines()[0])
     return InputError(
         f"`weights` must be a safetensors file or a PyTorch file of tensors alone, but {path} is "
-        f"neither ({reason}). Save the state dict with safetensors or torch.save."
+        f"neither ({_reason(error)}). Save the state dict with safetensors or torch.save."
     )
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in words: PyTorch's own recommend to run a pickle's code, or are a bare number."""
+    if type(error).__name__ == "UnpicklingError":
+        return "it is of another kind, or would run code when read"
+    if type(error) is RuntimeError:
+        return "it is cut short or damaged"
+    if type(error).__name__ == "SafetensorError" or isinstance(error, OSError):
+        return shorten(str(error).strip().splitlines()[0])
+    return "its bytes are of another kind"
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -67,7 +75,9 @@ def _read_safetensors(path: Path) -> tuple[Any, dict[str, str]]:
 
 def _read_torch(path: Path) -> Any:
     """Reads with `weights_only`, which refuses a pickle that names code before anything of it runs."""
-    with path.open("rb") as file:  # an open file, because torch.load takes a path's suffix for its kind
+    # An open file, because torch.load takes a path's suffix for its kind.
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a pickle's protocol, before a refusal that says it all
         content = torch.load(file, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

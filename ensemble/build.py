@@ -210,7 +210,7 @@ def _names(text: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m ensemble.build",
         description="Blend the best trials of each architecture by soft voting, and report on the sealed test split.",
     )

@@ -108,7 +108,7 @@ def _enumerate(names: Sequence[str]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m ensemble.predict",
         description="Classify images with an ensemble. The probabilities hold as if all classes were equally frequent.",
     )

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.cli import natural_int, positive_int, run
+from core.cli import Parser, natural_int, positive_int, run, seconds
 from core.dataspec import add_data_arguments, read_data_arguments
 
 # torch, timm and optuna take seconds to import and --help must not: they come after the parsing.
@@ -18,7 +18,7 @@ KEEP = 5
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m search.run", description=__doc__)
+    parser = Parser(prog="python -m search.run", description=__doc__)
     parser.add_argument("--arch", required=True, help="mobilenet, efficientnet_b3, or any timm model name")
     parser.add_argument(
         "--trials",
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--seed", type=natural_int, default=0, help="of split, first weights, order and sampler (default: 0)"
     )
     parser.add_argument(
-        "--timeout", type=positive_int, metavar="SECONDS", help="stop after this long; the same command continues"
+        "--timeout", type=seconds, metavar="SECONDS", help="stop after this long; the same command continues"
     )
     parser.add_argument(
         "--patience",
@@ -77,8 +77,9 @@ def main(args: argparse.Namespace) -> int:
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     settings = read_settings(args)
 
+    from search.identity import start_or_continue
     from search.session import Session
-    from search.setup import prepare, start_or_continue
+    from search.setup import prepare
     from search.storage import only_runner, open_storage, open_study
 
     setup = prepare(settings)

@@ -11,11 +11,12 @@ from core.device import describe_device, is_out_of_memory
 from core.durations import in_words
 from core.trainer import Trainer
 from search.console import Console
+from search.identity import lesion_names
 from search.loop import SearchFailedError, count_finished, run_trials
 from search.objective import Objective
 from search.pictures import Pictures
 from search.samplers import build_pruner, build_sampler
-from search.setup import Setup, lesion_names
+from search.setup import Setup
 from search.summary import rank, summarise, table
 
 EXIT_FAILED = 1

@@ -2,15 +2,11 @@
 
 import dataclasses
 import logging
-import shlex
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import torch
 
 from core.activations import open_activations
@@ -32,9 +28,8 @@ from core.manifest import Manifest
 from core.pixels import pixels_key
 from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.shapes import find_misfit
-from core.splits import Split, joined_groups, split_manifest
-from core.trainer import TrainData, Trainer
-from core.versions import installed_versions
+from core.splits import Split, split_manifest
+from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
 from core.weights import Weights, resolve_weights
 from search.space import Space, build_space
 
@@ -146,6 +141,7 @@ class Setup:
             device=device,
             seed=settings.seed,
             activations=open_activations(device=device, memory=max(0, memory - source.held), disk=disk, folder=folder),
+            checkpoint_share=CHECKPOINT_SHARE,
         )
 
 
@@ -181,40 +177,6 @@ def prepare(settings: Settings) -> Setup:
     )
 
 
-def start_or_continue(setup: Setup, study: optuna.Study) -> None:
-    """Writes what the study is, or checks that it is still the same. Only for the holder of the study's lock.
-
-    A study that never got to a trial, as its cache was full or a word was wrong, is free to become another.
-
-    Raises:
-        InputError: The study was started with something else, or its folder and Optuna's journal disagree.
-    """
-    folder, weights = setup.folder, setup.weights
-    known = {trial.number for trial in study.get_trials(deepcopy=False)}
-    records = folder.read_trials()
-    if {record.number for record in records} - known or (known and not folder.exists):
-        raise InputError(
-            f"The folder of a study and Optuna's journal must hold the same trials, but those of {folder.name} differ. "
-            "Restore what was removed, or start another study with --study NAME."
-        )
-    if bad := [record.folder for record in records if not set(setup.space.distributions) <= set(record.config)]:
-        raise InputError(f"{bad[0]} must hold the config of a trial, but its config.json lacks parts. Restore it.")
-    rows = split_rows(setup.manifest, setup.split)
-    if folder.exists and known:
-        refuse_differences(folder.read_study(), describe_study(setup), folder.name)
-        # The order of every array of probabilities, and what each row's views and batches hang on.
-        if folder.read_split() != rows:
-            raise InputError(
-                f"The images of {folder.name} must have the names and the order that its split.csv lists, but they "
-                "differ. Put them where they lay, or start another study with --study NAME."
-            )
-        return
-    weights_file = setup.settings.studies.weights_file(weights.hash)
-    if weights.state and not weights_file.is_file():
-        weights.save(weights_file)
-    folder.write_study(describe_study(setup), rows)
-
-
 def locate_data(data: DataSpec) -> DataSpec:
     """What was asked for, else `data/` if there is one, else the built-in demo images, said loudly."""
     if data.places:
@@ -242,106 +204,3 @@ def find_weights(settings: Settings, arch: Arch, folder: StudyFolder) -> Weights
         if file.is_file():
             return Weights.load(file)
     return resolve_weights(settings.weights, arch)
-
-
-def describe_study(setup: Setup) -> dict[str, Any]:
-    """What `study.json` says."""
-    manifest, split, settings = setup.manifest, setup.split, setup.settings
-    parts = {"train": split.train, "val": split.val, "test": split.test}
-    return {
-        "name": setup.folder.name,
-        "arch": dataclasses.asdict(setup.arch),
-        "demo": manifest.demo,
-        "data": {
-            "root": manifest.where,
-            **setup.data.to_dict(),
-            "layout": manifest.layout,
-            "fingerprint": manifest.fingerprint,
-            "classes": list(manifest.classes),
-            "images": len(manifest),
-            "groups": len(set(manifest.groups)),
-            "grouped": manifest.grouped,
-        },
-        "split": {"seed": split.seed} | {name: manifest.fingerprint_of(rows) for name, rows in parts.items()},
-        "space": {"hash": setup.space.fingerprint(), "parameters": setup.space.describe()},
-        "weights": {
-            "hash": setup.weights.hash,
-            "origin": setup.weights.origin,
-            "license": setup.weights.license,
-            "spec": settings.weights if setup.weights.state else "none",
-        },
-        "epochs": settings.epochs,
-        "patience": settings.patience,
-        "views": settings.views,
-        "augment_seed": setup.fixed["augment_seed"],
-        "sampler": settings.sampler,
-        "pruner": settings.pruner,
-        "versions": installed_versions(),
-        "command": shlex.join(["python", "-m", "search.run", *sys.argv[1:]]),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def split_rows(manifest: Manifest, split: Split) -> list[dict[str, str]]:
-    """The rows of `split.csv`, in the manifest's order."""
-    lesions = lesion_names(manifest)
-    parts = {"train": split.train, "val": split.val, "test": split.test, "left out": split.left_out}
-    part_of_row = {int(row): part for part, rows in parts.items() for row in rows}
-    return [
-        {
-            "image": manifest.paths[row],
-            "label": manifest.classes[manifest.labels[row]],
-            "group": lesions[row],
-            "split": part_of_row[row],
-        }
-        for row in range(len(manifest))
-    ]
-
-
-def lesion_names(manifest: Manifest) -> list[str]:
-    """The lesion of each row; lesions that are joined as near-duplicates go by the first one's name."""
-    joined_N = joined_groups(manifest)
-    first: dict[int, str] = {}
-    for group, name in sorted(zip(joined_N.tolist(), manifest.groups, strict=True)):
-        first.setdefault(group, name)
-    return [first[group] for group in joined_N.tolist()]
-
-
-def refuse_differences(study: dict[str, Any], now: dict[str, Any], name: str) -> None:
-    """Compares everything that makes trials comparable.
-
-    Raises:
-        InputError: Something differs; it says what, and how to start another study.
-    """
-    try:
-        facts = [_identity(study), _identity(now)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"The study.json of {name} must be whole, but is damaged ({error}). Restore it.") from error
-    pairs = [(what, facts[0][what], facts[1][what]) for what in facts[0]]
-    if differing := [f"{what} (was {was[1]}, now {is_[1]})" for what, was, is_ in pairs if was[0] != is_[0]]:
-        raise InputError(
-            f"The study {name} must be continued with what it was started with, but these differ: "
-            f"{'; '.join(differing)}. Give what it was started with, or start another study with --study NAME."
-        )
-
-
-def _identity(study: dict[str, Any]) -> dict[str, tuple[Any, str]]:
-    """What makes trials comparable: to compare, and in words."""
-    data, split, weights = study["data"], study["split"], study["weights"]
-    return {
-        "architecture": (study["arch"]["timm_name"], study["arch"]["timm_name"]),
-        "image size": (study["arch"]["image_size"], str(study["arch"]["image_size"])),
-        "data": (data["fingerprint"], f"{data['images']:,} images with fingerprint {data['fingerprint'][:8]}"),
-        "split": ((split["train"], split["val"], split["test"]), f"seed {split['seed']}"),
-        "space": (study["space"]["hash"], study["space"]["hash"][:8]),
-        "weights": (weights["hash"], f"{weights['origin']}, hash {weights['hash'][:8]}"),
-        "epochs": (study["epochs"], str(study["epochs"])),
-        "patience": (study["patience"], str(study["patience"])),
-        "views": (_views(study), _views(study) or "one an epoch"),
-    }
-
-
-def _views(study: dict[str, Any]) -> str:
-    """How many views of an image there are, if not as many as epochs; studies of before there were views had these."""
-    views = study.get("views", study["epochs"])
-    return "" if views == study["epochs"] else str(views)

@@ -1,6 +1,7 @@
 """Disks without room, without rights and without writing: one sentence, and whatever was finished is still there."""
 
 import csv
+import math
 import shutil
 import subprocess
 import sys
@@ -86,8 +87,10 @@ def test_a_search_that_fills_its_disk_says_so_and_goes_on_once_there_is_room(
     size: int,
     models: float,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place, remount = disk
+    monkeypatch.setattr("search.setup.CHECKPOINT_SHARE", math.inf)  # or epochs this short would not be worth one
     unit = (searched / STUDY / "trial-0000" / "model.safetensors").stat().st_size
     remount(f"size={size + int(models * unit)}")
     command = (images, place / "studies", "--weights", "none", "--epochs", 3, "--keep", 2)

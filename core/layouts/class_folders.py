@@ -4,23 +4,17 @@ Folders that hold everything are passed over: Kaggle's nine classes lie in
 ``Skin cancer ISIC The International Skin Imaging Collaboration/Train/<class>``, sometimes in two such folders.
 """
 
-import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from core.errors import InputError, few
+from core.errors import few
 from core.layouts.contract import TEST, TRAIN, VAL, Columns, Recognised, Row, find_role
+from core.layouts.folder_names import are_containers, refuse_roles, refuse_two_levels
 from core.layouts.group_tables import Groups, find_group_tables, read_groups
+from core.layouts.grouping import connect
+from core.layouts.image_names import ImageNames, without_masks
 from core.listing import Listing
-from core.tables import Table, open_table
-
-_WORD = re.compile(r"[a-z]+")
-# Words in the names of folders that hold images of any class. A class may have one in its name, all of them cannot.
-_CONTAINER_WORDS = frozenset(
-    "archive batch chunk data dataset file files fold folder image images img imgs input inputs part parts photo "
-    "photos picture pictures set shard split bmp gif jpeg jpg png tif tiff webp".split()
-)
+from core.tables import Table
 
 
 @dataclass(frozen=True)
@@ -46,40 +40,55 @@ def class_folders(listing: Listing, columns: Columns) -> Recognised | None:
     """One folder for each class, holding its images.
 
     The class is the outermost folder above an image once those are passed over that hold all images, and then those on
-    a level where every name tells a split (`find_role`) or a mere container, such as ``images`` or ``part_1``. The
+    a level where every name tells a split or a mere container and nothing else, such as ``images`` or ``part_1``. The
     splits may also lie in the classes: ``<class>/train``. Other folders below a class don't matter.
 
     It is no set of class folders if no image lies in a class folder, as in ``HAM10000_images_part_1/<image>``; if more
     images lie beside the folders than in classes; or if there is one class only and a table of unknown meaning.
 
     Raises:
-        InputError: Two levels of folders could be the classes, or a table of groups is broken.
+        InputError: Two levels of folders could be the classes, a class is called like a split, or a table of groups is
+            broken.
     """
     if columns:
         return None
-    images = _below_common([_Image(path, tuple(path.split("/")[:-1])) for path in listing.images])
-    beside = sum(not image.folders for image in images)
-    images = _within_classes(_below_containers(images))
+    paths, masks = without_masks(listing.images)
+    images = _find_classes(paths)
     labelled = [image for image in images if image.label]
     classes = {image.label for image in labelled}
-    if beside > len(labelled) or not classes or (len(classes) == 1 and _unknown_tables(listing)):
+    if not classes or (len(classes) == 1 and _unknown_tables(listing)):
         return None
-    _refuse_two_levels(labelled)
-    groups = read_groups(listing)
+    refuse_two_levels([image.folders for image in labelled])
+    refuse_roles(classes)
+    groups = read_groups(listing, ImageNames(listing.root, paths))
+    group_of, joined = connect(groups.of)
     roles = {image.role for image in labelled}
     split = len(roles) > 1
     return Recognised(
         layout="class folders with splits" if split else "class folders",
         reason=_reason(len(classes), [role for role in (TRAIN, VAL, TEST) if split and role in roles], groups),
         rows=[
-            Row(image.path, image.label, groups.of.get(image.path, ""), image.role if split else "")
+            Row(image.path, image.label, group_of.get(image.path, ""), image.role if split else "")
             for image in labelled
             if image.path not in groups.disputed
         ],
         unlabelled=[image.path for image in images if not image.label],
         faults=groups.faults,
-        notes=[*groups.notes, *_deeper_folders(labelled, groups), *_other_tables(listing)],
+        notes=[*masks, *groups.notes, *joined, *_deeper_folders(labelled, groups), *_other_tables(listing)],
     )
+
+
+def labels_of_folders(images: Iterable[str]) -> dict[str, str]:
+    """What the folders alone would say of images: their classes, by path; nothing if they are no class folders."""
+    return {image.path: image.label for image in _find_classes(without_masks(images)[0]) if image.label}
+
+
+def _find_classes(paths: Iterable[str]) -> list[_Image]:
+    """The images with the folders of their classes; none of them if more lie beside all folders than in classes."""
+    images = _below_common([_Image(path, tuple(path.split("/")[:-1])) for path in paths])
+    beside = sum(not image.folders for image in images)
+    images = _within_classes(_below_containers(images))
+    return images if beside <= sum(bool(image.label) for image in images) else []
 
 
 def _below_common(images: list[_Image]) -> list[_Image]:
@@ -96,7 +105,7 @@ def _below_common(images: list[_Image]) -> list[_Image]:
 
 def _below_containers(images: list[_Image]) -> list[_Image]:
     """The images without the levels of folders that are all splits or containers; they keep their splits."""
-    while (folders := _outermost(images)) and all(map(_is_container, folders)):
+    while (folders := _outermost(images)) and are_containers(folders):
         images = [_inwards(image, find_role(image.folders[0]) if image.folders else "") for image in images]
     return images
 
@@ -122,44 +131,16 @@ def _inwards(image: _Image, role: str = "") -> _Image:
     return _Image(image.path, image.folders[1:], role or image.role)
 
 
-def _is_container(name: str) -> bool:
-    return bool(find_role(name)) or not _CONTAINER_WORDS.isdisjoint(_WORD.findall(name.lower()))
-
-
-def _refuse_two_levels(images: Sequence[_Image]) -> None:
-    """Refuses folders in several classes that could be classes themselves: the same names, and no numbers in them.
-
-    Lesions and patients, which may lie below a class, have numbers.
-
-    Raises:
-        InputError: Several classes have two such folders or more in common.
-    """
-    holders = defaultdict(set)
-    for image in images:
-        if len(image.folders) > 1 and not any(char.isdigit() for char in image.folders[1]):
-            holders[image.folders[1]].add(image.label)
-    shared = defaultdict(list)
-    for name in sorted(holders):
-        if len(holders[name]) > 1:
-            shared[tuple(sorted(holders[name]))].append(name)
-    for labels, names in shared.items():
-        if len(names) > 1:
-            raise InputError(
-                f"The folders of classes must be on one level, but {few(labels)} all hold {few(names)}. Name the outer "
-                "folders train, val and test if they are splits, or move the images into the outer folders."
-            )
-
-
 def _unknown_tables(listing: Listing) -> list[Table]:
     """The tables that don't say groups."""
-    known = {table.path for table in find_group_tables(listing)}
-    files = [listing.root / name for name in listing.tables]
-    return [table for file in files if file not in known and (table := open_table(file))]
+    groups = find_group_tables(listing)
+    tables = filter(None, map(listing.table, listing.tables))
+    return [table for table in tables if table not in groups]
 
 
 def _other_tables(listing: Listing) -> list[str]:
     names = [f"{table.name} ({', '.join(table.columns)})" for table in _unknown_tables(listing)]
-    return [f"tables that say neither classes nor lesions are passed over: {few(names)}"] if names else []
+    return [f"tables that tell no image's class or lesion are passed over: {few(names)}"] if names else []
 
 
 def _reason(num_classes: int, roles: Sequence[str], groups: Groups) -> str:

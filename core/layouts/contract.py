@@ -7,22 +7,22 @@ at the first fault: it leaves out what cannot be used and says so in `faults`, s
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from core.dataspec import Columns as Columns
+from core.errors import few
 from core.listing import Listing
 
 TRAIN, VAL, TEST = "train", "val", "test"
 _ROLES = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "val": VAL,
-    "valid": VAL,
-    "validation": VAL,
-    "dev": VAL,
-    "test": TEST,
-    "testing": TEST,
+    **dict.fromkeys(("train", "training", "trainset"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "dev", "eval"), VAL),
+    **dict.fromkeys(("test", "testing", "testset"), TEST),
 }
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+# What people and programs write where they know nothing: as a class these images would be one that is none, and as a
+# lesion all of them would have to be in one part.
+_UNKNOWN = frozenset({"", "-", "?", "na", "n/a", "nan", "nat", "none", "null", "unknown"})
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,43 @@ class Recognised:
     notes: list[str] = field(default_factory=list)
 
 
+def missing_images(root: Path, found: Recognised) -> list[str]:
+    """A fault if what has a label has no image."""
+    if not found.missing:
+        return []
+    total = len(found.rows) + len(found.missing)
+    return [
+        f"Every labelled image must be below {root}, but {len(found.missing):,} of {total:,} have none: "
+        f"{few(found.missing)}. Add the images or remove the rows."
+    ]
+
+
+def unlabelled_images(root: Path, found: Recognised) -> list[str]:
+    """A note if images have no label."""
+    images = found.unlabelled
+    return [f"{len(images):,} images below {root} have no label and are left out: {few(images)}"] if images else []
+
+
 Layout = Callable[[Listing, Columns], Recognised | None]
+
+
+def known(text: str) -> str:
+    """The text of a cell; empty if it says that nothing is known, such as ``nan``."""
+    return "" if text.lower() in _UNKNOWN else text
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a file's or folder's name, in lower case.
+
+    >>> words_of("ISIC2018_Task3_Test_Input")
+    ['isic', 'task', 'test', 'input']
+    """
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def is_role(word: str) -> bool:
+    """Whether a word, in lower case, tells an official role."""
+    return word in _ROLES
 
 
 def find_role(name: str) -> str:
@@ -78,5 +114,5 @@ def find_role(name: str) -> str:
     >>> find_role("HAM10000_images_part_1"), find_role("ISIC_2019_Training_Input"), find_role("latest")
     ('', 'train', '')
     """
-    roles = {_ROLES[word] for word in map(str.lower, _WORD.findall(name)) if word in _ROLES}
+    roles = {_ROLES[word] for word in words_of(name) if word in _ROLES}
     return roles.pop() if len(roles) == 1 else ""

@@ -6,7 +6,8 @@ A format is a function from a `Table` to a `Reading`, or to None if the table is
 import re
 from collections.abc import Callable, Sequence
 
-from core.layouts.labels import Reading, find_empty, find_wrong, read_lines
+from core.layouts.contract import known
+from core.layouts.labels import Reading, find_wrong, read_lines
 from core.layouts.one_hot import one_hot
 from core.tables import Line, Table
 
@@ -28,7 +29,8 @@ def diagnoses(table: Table) -> Reading | None:
         columns=["dx"],
         lines=lines,
         labels=[line["dx"] for line in lines],
-        faults=faults + find_empty(table, lines, "dx"),
+        optional=True,
+        faults=faults,
     )
 
 
@@ -51,7 +53,7 @@ def isic_archive(table: Table) -> Reading | None:
         return None
     lines, faults = read_lines(table, ["isic_id", *levels])
     level, share = _finest(lines, levels)
-    labels = [line[level] for line in lines]
+    labels = [known(line[level]) for line in lines]
     kind = f"the finest diagnosis that at least {_MOSTLY:.0%} of the rows have" if share >= _MOSTLY else "the fullest"
     others = [other for other in levels if other != level]
     choice = f"; another is taken with --label-column {others[-1]}" if others else ""
@@ -78,7 +80,7 @@ def _levels(table: Table) -> list[str]:
 
 def _finest(lines: Sequence[Line], levels: Sequence[str]) -> tuple[str, float]:
     """The finest level that tells classes apart and is mostly filled in; else the fullest; and how full it is."""
-    values = {level: [line[level] for line in lines if line[level]] for level in levels}
+    values = {level: [line[level] for line in lines if known(line[level])] for level in levels}
     shares = {level: len(texts) / max(1, len(lines)) for level, texts in values.items()}
     telling = [level for level in levels if len(set(values[level])) > 1]
     chosen = next((level for level in telling if shares[level] >= _MOSTLY), None)

@@ -1,14 +1,15 @@
 """Tables of labels and the images of a folder become rows: one for each image, with its group and its official role."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from core.errors import few
 from core.layouts.contract import TRAIN, Recognised, Row
-from core.layouts.group_tables import read_groups
-from core.layouts.image_names import ImageNames, folder_role, is_mask, path_role
+from core.layouts.group_tables import Groups, read_groups
+from core.layouts.grouping import Group, connect
+from core.layouts.image_names import ImageNames, folder_role, path_role, without_masks
 from core.layouts.labels import Labelled, LabelTable
 from core.listing import Listing
 
@@ -38,16 +39,15 @@ class _LookedUp:
 
 def join(listing: Listing, tables: Sequence[LabelTable]) -> Recognised:
     """Brings a folder's tables of labels and its images together; its other tables may tell lesions or patients."""
-    masks = [image for image in listing.images if is_mask(image)]
-    images = sorted({*listing.images} - {*masks})
+    images, masks = without_masks(listing.images)
     names = ImageNames(listing.root, images)
     found = _look_up(names, tables)
-    rows, contradictions = _one_row_each(found, tables)
     used = found.said.keys() | found.left_out | {image for several in found.clashing.values() for image in several}
     unlabelled = [image for image in images if image not in used]
     copies = names.copies(used, among=unlabelled)
-    rows, missing_groups, passed_over = _with_groups(rows, listing, tables, set(images) - copies)
-    rows, roles = _with_roles(rows)
+    groups, group_of, joined = _find_groups(found, listing, tables, set(images) - copies)
+    rows, contradictions = _one_row_each(found, tables, group_of)
+    rows, roles = _with_roles([row for row in rows if row.path not in groups.disputed])
     return Recognised(
         layout=max(tables, key=lambda table: len(table.lines)).layout,
         reason=_reason(tables),
@@ -58,14 +58,16 @@ def join(listing: Listing, tables: Sequence[LabelTable]) -> Recognised:
             *(fault for table in tables for fault in table.faults),
             *_clashes(listing.root, found),
             *contradictions,
-            *missing_groups,
+            *groups.faults,
         ],
         notes=[
             *(note for table in tables for note in table.notes),
-            *passed_over,
+            *_names_of_parts(tables),
+            *groups.notes,
+            *joined,
             *roles,
             *_weightless(found),
-            *([f"{len(masks):,} masks of images are passed over: {few(masks)}"] if masks else []),
+            *masks,
         ],
     )
 
@@ -73,7 +75,7 @@ def join(listing: Listing, tables: Sequence[LabelTable]) -> Recognised:
 def _look_up(names: ImageNames, tables: Iterable[LabelTable]) -> _LookedUp:
     found = _LookedUp()
     for table in tables:
-        role = path_role(table.path)
+        role = table.role
         for line in table.lines:
             images = names.find(line.name, table=table.path, role=line.split or role)
             if len(images) == 1:
@@ -89,13 +91,15 @@ def _look_up(names: ImageNames, tables: Iterable[LabelTable]) -> _LookedUp:
     return found
 
 
-def _one_row_each(found: _LookedUp, tables: Sequence[LabelTable]) -> tuple[list[Row], list[str]]:
+def _one_row_each(
+    found: _LookedUp, tables: Sequence[LabelTable], group_of: Mapping[str, str]
+) -> tuple[list[Row], list[str]]:
     """Rows of images of which all tables say the same, and faults for the others."""
     rows = []
     several: dict[str, list[str]] = {"label": [], "official part": []}
     for image, lines in found.said.items():
         if len(lines) == 1:
-            rows.append(Row(image, lines[0].label, lines[0].group, lines[0].split))
+            rows.append(Row(image, lines[0].label, group_of.get(image, ""), lines[0].split))
             continue
         labels = list(dict.fromkeys(line.label for line in lines))
         splits = list(dict.fromkeys(line.split for line in lines if line.split))
@@ -104,8 +108,7 @@ def _one_row_each(found: _LookedUp, tables: Sequence[LabelTable]) -> tuple[list[
         elif len(splits) > 1:
             several["official part"].append(f"{lines[0].name} ({', '.join(splits)})")
         else:
-            group = next((line.group for line in lines if line.group), "")
-            rows.append(Row(image, labels[0], group, splits[0] if splits else ""))
+            rows.append(Row(image, labels[0], group_of.get(image, ""), splits[0] if splits else ""))
     total, out = len(found.said), f"Correct {few([table.path for table in tables])}."
     return rows, [
         f"Every image must have one {what}, but {len(names):,} of {total:,} have several: {few(names)}. {out}"
@@ -114,18 +117,26 @@ def _one_row_each(found: _LookedUp, tables: Sequence[LabelTable]) -> tuple[list[
     ]
 
 
-def _with_groups(
-    rows: list[Row], listing: Listing, tables: Sequence[LabelTable], images: set[str]
-) -> tuple[list[Row], list[str], list[str]]:
-    """The rows with what other tables tell of lesions and patients where their own tells nothing; faults; notes."""
+def _find_groups(
+    found: _LookedUp, listing: Listing, tables: Sequence[LabelTable], images: set[str]
+) -> tuple[Groups, dict[str, str], list[str]]:
+    """What other tables tell of lesions and patients; the group of each image by all tables; what was joined."""
     used = {table.path for table in tables}
     others = tuple(table for table in listing.tables if table not in used)
-    if all(row.group for row in rows):
-        return rows, [], []
-    groups = read_groups(replace(listing, images=tuple(sorted(images)), tables=others))
-    kept = [row for row in rows if row.group or row.path not in groups.disputed]
-    named = [row if row.group else replace(row, group=groups.of.get(row.path, "")) for row in kept]
-    return named, groups.faults, groups.notes
+    groups = read_groups(replace(listing, tables=others), ImageNames(listing.root, sorted(images)))
+    said: dict[str, Collection[Group]] = dict(groups.of)
+    for image, lines in found.said.items():
+        own = lines[0].groups if len(lines) == 1 else {group for line in lines for group in line.groups}
+        said[image] = {*own, *said[image]} if image in said else own
+    return groups, *connect(said)
+
+
+def _names_of_parts(tables: Sequence[LabelTable]) -> list[str]:
+    """A note on files called like parts, which tells nothing of tables that anybody may have written."""
+    named = [table.path for table in tables if not table.role and path_role(table.path)]
+    if len(tables) < 2 or not named:
+        return []
+    return [f"the names of {few(named)} make no official parts; a column `split` or folders named train and test do"]
 
 
 def _with_roles(rows: list[Row]) -> tuple[list[Row], list[str]]:

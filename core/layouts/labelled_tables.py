@@ -1,13 +1,14 @@
 """Tables of labels beside the images, as the challenges and archives give them out, or as anybody writes them."""
 
+from core.errors import InputError, few
 from core.layouts.contract import Columns, Recognised
 from core.layouts.formats import FORMATS
-from core.layouts.image_names import ImageNames, is_mask
+from core.layouts.image_names import ImageNames, without_masks
 from core.layouts.joining import join
 from core.layouts.labels import LabelTable, check_lines
 from core.layouts.plain import plain_table, refuse_columns
 from core.listing import Listing
-from core.tables import Table, open_table
+from core.tables import Table
 
 
 def labelled_tables(listing: Listing, columns: Columns) -> Recognised | None:
@@ -17,14 +18,31 @@ def labelled_tables(listing: Listing, columns: Columns) -> Recognised | None:
     Columns that the user names win over all formats.
 
     Raises:
-        InputError: No table has the columns that the user named, or those not named cannot be guessed.
+        InputError: No table has the columns that the user named, those not named cannot be guessed, or no table has
+            the name of an image in its column of images.
     """
-    tables = {path: table for path in listing.tables if (table := open_table(listing.root / path))}
+    tables = {path: table for path in listing.tables if (table := listing.table(path))}
     labelled = [] if columns else _of_known_format(tables)
     labelled = labelled or _plain(tables, listing, columns)
     if not labelled and columns:
         raise refuse_columns(listing.root, list(tables.values()), columns)
-    return join(listing, labelled) if labelled else None
+    found = join(listing, labelled) if labelled else None
+    if found and found.missing and not (found.rows or found.faults or columns):
+        _refuse_absent(listing, labelled, found.missing)
+    return found
+
+
+def _refuse_absent(listing: Listing, tables: list[LabelTable], missing: list[str]) -> None:
+    """Refuses tables of other images, so that nothing else here passes for what they should have said.
+
+    Raises:
+        InputError: Always.
+    """
+    raise InputError(
+        f"`--data` must hold the images that its tables name, but of {len(missing):,} in "
+        f"{few([table.path for table in tables])} none is below {listing.root}: {few(missing)}. Correct the names, "
+        "say with --image-column where they stand, or take the table away if it is about other images."
+    )
 
 
 def _of_known_format(tables: dict[str, Table]) -> list[LabelTable]:
@@ -36,7 +54,7 @@ def _of_known_format(tables: dict[str, Table]) -> list[LabelTable]:
 
 
 def _plain(tables: dict[str, Table], listing: Listing, columns: Columns) -> list[LabelTable]:
-    images = ImageNames(listing.root, [image for image in listing.images if not is_mask(image)])
+    images = ImageNames(listing.root, without_masks(listing.images)[0])
     named = [name for name in (columns.image, columns.label, columns.group) if name]
     readings = {path: plain_table(path, table, columns, images) for path, table in tables.items() if table.has(*named)}
     return [check_lines(path, tables[path], reading) for path, reading in readings.items() if reading]

@@ -4,17 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from core.errors import InputError, few
-from core.layouts.contract import find_role
+from core.layouts.contract import find_role, known
+from core.layouts.grouping import LESIONS, PATIENTS, Group, contradict, group_columns
+from core.layouts.image_names import folder_role, path_role
 from core.tables import Line, Table
 
 SPLIT = "split"
 WEIGHTS = ("score_weight", "validation_weight")  # of ISIC's official tests: 0 for a row that counts for nothing
-_LESIONS = ("lesion_id", "lesion")
-_PATIENTS = ("patient_id", "patient", "subject", "group", "case")
-EXTRAS = (*_PATIENTS, *_LESIONS, SPLIT, *WEIGHTS)
-
-# What programs write for an unknown lesion or patient: all such images as one group could not be split.
-_UNKNOWN = frozenset({"", "-", "?", "na", "n/a", "nan", "nat", "none", "null", "unknown"})
+EXTRAS = (*PATIENTS, *LESIONS, SPLIT, *WEIGHTS)
 
 
 @dataclass(slots=True)  # not frozen, which would make the 100,000 lines of a table twice as slow
@@ -24,14 +21,14 @@ class Labelled:
     Attributes:
         name: What the table calls the image.
         label: Its class.
-        group: Its patient or lesion; empty if unknown.
+        groups: Its patient and its lesion, as far as they are known.
         split: Its official role by a column of the table; empty if that has none.
         weightless: It counts for nothing in the official score.
     """
 
     name: str
     label: str
-    group: str = ""
+    groups: tuple[Group, ...] = ()
     split: str = ""
     weightless: bool = False
 
@@ -45,7 +42,10 @@ class Reading:
         image: The column that names the images.
         columns: The column of classes, or several with one class each.
         lines: Its lines.
-        labels: The class of each line; empty for those that are left out, with a sentence in `faults` or `notes`.
+        labels: The class of each line; empty for those that have none.
+        official: It is what a challenge or an archive gives out, whose files' names tell official parts.
+        optional: Images of lines without a class are unlabelled; else they are left out, with a sentence in `faults` or
+            `notes`.
         group: The column of groups if the user named it; else it is found out.
         faults: As in `core.layouts.contract.Recognised`.
         notes: Likewise.
@@ -56,6 +56,8 @@ class Reading:
     columns: Sequence[str]
     lines: Sequence[Line]
     labels: Sequence[str]
+    official: bool = True
+    optional: bool = False
     group: str = ""
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -68,6 +70,7 @@ class LabelTable:
     Attributes:
         path: Where it is, relative to the root.
         layout: The layout's name.
+        role: The official role that its path tells of all its lines; empty if none.
         reason: What it was recognised by.
         lines: What it says; an image's name stands in one line only.
         left_out: Names of images whose lines cannot be used.
@@ -77,6 +80,7 @@ class LabelTable:
 
     path: str
     layout: str
+    role: str
     reason: str
     lines: list[Labelled]
     left_out: list[str]
@@ -90,11 +94,6 @@ def read_lines(table: Table, columns: Sequence[str]) -> tuple[list[Line], list[s
         return table.read(list(dict.fromkeys([*columns, *filter(table.has, EXTRAS)])))
     except InputError as error:
         return [], [str(error)]
-
-
-def find_empty(table: Table, lines: Sequence[Line], column: str) -> list[str]:
-    """A fault if lines have nothing in a column that they must fill in."""
-    return find_wrong(table, lines, [bool(line[column]) for line in lines], f"must have `{column}`", "none")
 
 
 def find_wrong(table: Table, lines: Sequence[Line], right: Sequence[bool], rule: str, others: str) -> list[str]:
@@ -125,29 +124,34 @@ def check_lines(path: str, table: Table, reading: Reading) -> LabelTable:
         reading: What its format made of it.
     """
     lines = reading.lines
-    faults = [*reading.faults, *find_empty(table, lines, reading.image)]
+    named = [line[reading.image] for line in lines]
+    unnamed = find_wrong(table, lines, list(map(bool, named)), f"must have `{reading.image}`", "none")
+    faults = [*reading.faults, *unnamed]
     if not lines and not faults:
         faults.append(f"{table.name} must have rows, but it has a header only. Restore it.")
     roles, wrong, passed_over = _find_roles(table, reading)
-    patient, lesion = _group_columns(table, reading)
+    patient, lesion = (reading.group, "") if reading.group else group_columns(table, _taken(reading))
     groups = _find_groups(lines, patient, lesion)
     used = [reading.image, *reading.columns, *filter(None, [patient, lesion])]
-    named = [line[reading.image] for line in lines]
+    label_of = {label: known(label) for label in set(reading.labels)}
+    labels = [label_of[label] for label in reading.labels]
     said = [
-        Labelled(name, label, group, role, weightless)
-        for name, label, group, role, weightless in zip(
-            named, reading.labels, groups, roles, _find_weightless(table, lines), strict=True
+        Labelled(name, label, of, role, weightless)
+        for name, label, of, role, weightless in zip(
+            named, labels, groups, roles, _find_weightless(table, lines), strict=True
         )
         if name and label and role is not None
     ]
     kept, contradictions, repeats = _one_each(table, said)
-    names = {line.name for line in kept}
+    passed = {line.name for line in kept}
+    passed.update(name for name, label in zip(named, labels, strict=True) if reading.optional and not label)
     return LabelTable(
         path=path,
         layout=reading.layout,
+        role=path_role(path) if reading.official else folder_role(path),
         reason=f"{table.name} has the columns {few([table.columns[table.places[name.lower()]] for name in used])}",
         lines=kept,
-        left_out=[name for name in named if name not in names],
+        left_out=[name for name in dict.fromkeys(named) if name not in passed],
         faults=[*faults, *wrong, *contradictions],
         notes=[*reading.notes, *passed_over, *repeats],
     )
@@ -169,31 +173,16 @@ def _find_roles(table: Table, reading: Reading) -> tuple[list[str | None], list[
     return [role_of[word] if obeys else None for word, obeys in zip(words, right, strict=True)], faults, []
 
 
-def _group_columns(table: Table, reading: Reading) -> tuple[str, str]:
-    """The columns of patients and of lesions; empty where there is none."""
-    if reading.group:
-        return reading.group, ""
-    taken = _taken(reading)
-    patient = next((name for name in _PATIENTS if table.has(name) and name not in taken), "")
-    return patient, next((name for name in _LESIONS if table.has(name) and name not in taken), "")
-
-
 def _taken(reading: Reading) -> set[str]:
     """The columns that mean something else already, because the user named them."""
     return {reading.image.lower(), *(column.lower() for column in reading.columns)}
 
 
-def _find_groups(lines: Sequence[Line], patient: str, lesion: str) -> list[str]:
-    """The patient of each line, or its lesion where no patient is known."""
-    patients = [_known(line[patient]) if patient else "" for line in lines]
-    lesions = [_known(line[lesion]) if lesion else "" for line in lines]
-    # A lesion of a known patient is that patient's in every photo, or its photos could be in two parts.
-    owners = {of: owner for of, owner in zip(lesions, patients, strict=True) if of and owner}
-    return [owner or owners.get(of, of) for owner, of in zip(patients, lesions, strict=True)]
-
-
-def _known(text: str) -> str:
-    return "" if text.lower() in _UNKNOWN else text
+def _find_groups(lines: Sequence[Line], patient: str, lesion: str) -> list[tuple[Group, ...]]:
+    """The patient and the lesion of each line, as far as they are known."""
+    both = [(line[patient] if patient else "", line[lesion] if lesion else "") for line in lines]
+    of = {pair: tuple(Group(bool(place), name) for place, name in enumerate(pair) if known(name)) for pair in set(both)}
+    return [of[pair] for pair in both]
 
 
 def _find_weightless(table: Table, lines: Sequence[Line]) -> list[bool]:
@@ -205,18 +194,22 @@ def _find_weightless(table: Table, lines: Sequence[Line]) -> list[bool]:
 
 def _one_each(table: Table, said: Sequence[Labelled]) -> tuple[list[Labelled], list[str], list[str]]:
     """One line for each image's name: those that are repeated once, those that contradict each other not at all."""
-    first: dict[str, Labelled] = {}
+    first: dict[str, Labelled] = {}  # these take over the groups of later ones
     several: dict[str, dict[str, None]] = {"label": {}, "lesion or patient": {}, "split": {}}  # in the table's order
     repeated = 0
     for line in said:
-        known = first.setdefault(line.name, line)
-        if line.label != known.label:
+        before = first.setdefault(line.name, line)
+        if line is before:
+            continue
+        groups = before.groups if line.groups == before.groups else tuple(dict.fromkeys(before.groups + line.groups))
+        if line.label != before.label:
             several["label"][line.name] = None
-        elif line.group != known.group:
+        elif contradict(groups):
             several["lesion or patient"][line.name] = None
-        elif line.split != known.split:
+        elif line.split != before.split:
             several["split"][line.name] = None
-        elif line is not known:
+        else:
+            before.groups = groups
             repeated += 1
     faults = [
         f"Every image must have one {what} in {table.name}, but {len(names):,} of {len(first):,} have several: "

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from core.errors import InputError, few
+from core.layouts.contract import known
 from core.layouts.labels import EXTRAS, Reading, find_wrong, read_lines
 from core.tables import Line, Table
 
 _NAMES = ("image", "image_id", "image_name", "isic_id")
 _CODES = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "scc", "unk"})
 _UNKNOWN = "unk"
+_ANYBODYS = "one-hot table"
 _SAME = {"ak": "akiec"}  # ISIC 2019's name for what HAM10000 and ISIC 2018 call akiec
 _ISIC_2018 = frozenset({"mel", "nv", "bcc", "akiec", "bkl", "df", "vasc"})
 _ISIC_2019 = frozenset({"mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc"})
@@ -31,12 +33,17 @@ def one_hot(table: Table) -> Reading | None:
     rule = f"must have a single 1 in its {len(classes)} classes"
     faults += find_wrong(table, lines, list(map(bool, marked)), rule, "none or several")
     notes = []
-    if unknown := sum(column.lower() == _UNKNOWN for column in marked):
-        notes.append(f"images that {table.name} labels UNK, which is none of its classes, are left out ({unknown:,})")
+    if unknown := [column for column in marked if column and not _class_name(column)]:
+        name = unknown[0]
+        notes.append(
+            f"images that {table.name} labels {name}, which is none of its classes, are left out ({len(unknown):,})"
+        )
     if renamed := [column for column in classes if column.lower() in _SAME]:
         notes.append(f"{few(renamed)} of {table.name} is called {_SAME[renamed[0].lower()]}, as in HAM10000")
+    layout = _layout(classes)
     return Reading(
-        layout=_layout(classes),
+        layout=layout,
+        official=layout != _ANYBODYS,
         image=image,
         columns=classes,
         lines=lines,
@@ -76,11 +83,11 @@ def _class_name(column: str) -> str:
     code = column.lower()
     if code == _UNKNOWN:
         return ""
-    return _SAME.get(code, code) if code in _CODES else column
+    return _SAME.get(code, code) if code in _CODES else known(column)
 
 
 def _layout(classes: Sequence[str]) -> str:
     codes = frozenset(column.lower() for column in classes)
     if codes == _ISIC_2018:
         return "isic 2018 task 3"
-    return "isic 2019" if codes - {_UNKNOWN} == _ISIC_2019 else "one-hot table"
+    return "isic 2019" if codes - {_UNKNOWN} == _ISIC_2019 else _ANYBODYS

@@ -6,7 +6,7 @@ from pathlib import Path
 from core.errors import InputError, few
 from core.layouts.contract import Columns
 from core.layouts.image_names import ImageNames
-from core.layouts.labels import Reading, find_empty, read_lines
+from core.layouts.labels import Reading, read_lines
 from core.tables import Line, Table
 
 _LABELS = ("label", "class", "diagnosis", "dx", "target", "category", "y", "diagnostic")
@@ -26,14 +26,15 @@ def plain_table(path: str, table: Table, columns: Columns, images: ImageNames) -
         images: By which a column of images is recognised.
 
     Returns:
-        None if a column cannot be guessed, or if the user named none and the table names no image.
+        None if a column cannot be guessed. Or if the table names no image and its column `id` is all that could, which
+        may well number something else, such as the classes.
     """
     candidates, label = _guess(table, columns)
     if not candidates or not label:
         return None
     lines, faults = read_lines(table, list(filter(None, [*candidates, label, columns.group])))
     image, hits = _most_hits(path, lines, candidates, images)
-    if not hits and not columns and not faults:
+    if not hits and not columns and candidates == ["id"] and not faults:
         return None
     return Reading(
         layout="plain table",
@@ -41,8 +42,10 @@ def plain_table(path: str, table: Table, columns: Columns, images: ImageNames) -
         columns=[label],
         lines=lines,
         labels=[line[label] for line in lines],
+        official=False,
+        optional=True,
         group=columns.group,
-        faults=faults + find_empty(table, lines, label),
+        faults=faults,
     )
 
 
@@ -60,7 +63,7 @@ def _most_hits(path: str, lines: Iterable[Line], candidates: Sequence[str], imag
     hits = dict.fromkeys(candidates, 0)
     for line in lines:
         for name in candidates:
-            hits[name] += bool(line[name] and images.find(line[name], table=path))
+            hits[name] += bool(line[name] and images.look_up(line[name], table=path))
     best = max(candidates, key=hits.__getitem__)
     return best, hits[best]
 

@@ -27,7 +27,9 @@ def test_what_the_user_can_mend_is_one_sentence_and_status_2(capsys: pytest.Capt
     assert command(InputError("`x` must be 1."), capsys) == (2, "tool: error: `x` must be 1.\n")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EIO]
+)
 def test_a_full_or_locked_disk_is_one_sentence(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     status, error = command(OSError(number, os.strerror(number), "/full/file"), capsys)
     assert status == 2
@@ -66,8 +68,42 @@ def test_a_bar_is_silent_where_nobody_watches() -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", ""])
-def test_a_positive_int_is_one(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=f"must be a whole number of at least 1, but got {text}"):
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "", "²", "٣", "1000001", "9" * 5000])
+def test_a_positive_int_is_one_of_a_size_that_somebody_may_mean(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number from 1 to 1,000,000, but got "):
         cli.positive_int(text)
-    assert cli.positive_int("12") == 12
+    assert (cli.positive_int("12"), cli.positive_int("1000000")) == (12, 1_000_000)
+
+
+def test_seeds_may_be_larger_than_counts_and_a_search_may_last_a_year() -> None:
+    assert cli.natural_int("20240131235959") == 20240131235959
+    assert cli.seconds("31622400") == 366 * 24 * 3600
+    with pytest.raises(argparse.ArgumentTypeError, match="from 1 to 31,622,400, but got 31622401"):
+        cli.seconds("31622401")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--trials", "0"], "`--trials` must be a whole number from 1 to 1,000,000, but got --trials=0. Give such a"),
+        (["--trials", "many"], "`--trials` must be a whole number from 1 to 1,000,000, but got --trials=many. Give"),
+        (["--trials", "1e6"], "`--trials` must be a whole number from 1 to 1,000,000, but got --trials=1e6. Give"),
+        (["--trials"], "`--trials` must have one value, but got none. `tool --help` tells what there is."),
+        ([], "`--trials` must be given, but got none. `tool --help` tells what there is."),
+        (["--trials", "1", "--name", "x"], "`--name` must be one of 'a', 'b', but got --name=x. `tool --help` tells"),
+        (["--trials", "1", "--loud"], "The arguments must be known ones, but got --loud. `tool --help` tells"),
+        (["--trials", "1", "--quiet=1"], "`--quiet`: ignored explicit argument '1'. `tool --help` tells"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence_without_the_usage(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = cli.Parser(prog="tool")
+    parser.add_argument("--trials", type=cli.positive_int, required=True)
+    parser.add_argument("--name", choices=("a", "b"))
+    parser.add_argument("--quiet", action="store_true")
+
+    assert cli.run(lambda args: 0, parser, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"tool: error: {sentence}")
+    assert error.count("\n") == 1

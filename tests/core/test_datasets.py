@@ -255,7 +255,36 @@ def test_a_table_that_means_nothing_beside_class_folders_is_mentioned(
 
     load_manifest(tmp_path)
 
-    assert "tables that say neither classes nor lesions are passed over: ages.csv (image, age)" in caplog.text
+    assert "tables that tell no image's class or lesion are passed over: ages.csv (image, age)" in caplog.text
+
+
+@pytest.mark.parametrize("lesions", [True, False])
+def test_images_of_one_isic_id_stay_together(tmp_path: Path, lesions: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Turned copies, as augmented sets have them: neither their bytes nor what they show would join them."""
+    rows = []
+    for n in range(24):
+        name = f"ISIC_{n:07}"
+        image = write_image(tmp_path / ("mel", "nv")[n % 2] / f"{name}.jpg", n)
+        Image.open(image).rotate(90).save(image.with_name(f"{name}_rot90.jpg"))
+        rows.append(f"{name}.jpg,L{n}")
+    if lesions:
+        (tmp_path / "groups.csv").write_text("\n".join(["image,group", *rows]))
+
+    manifest = load_manifest(tmp_path)
+
+    group_of = dict(zip(manifest.paths, manifest.groups, strict=True))
+    assert all(group == group_of[path.replace("_rot90", "")] for path, group in group_of.items())
+    assert (len(set(manifest.groups)), manifest.grouped) == (24, lesions)
+    assert "48 images have 24 ISIC ids; those of one id count as one lesion" in caplog.text
+
+
+def test_a_name_that_is_too_long_is_refused_in_one_sentence(ham: Path) -> None:
+    long = ham / f"{'x' * 300}.csv"
+    for arguments in ((long,), (ham, "--fix", long), (ham, "--sheet", long.with_suffix(".png"))):
+        done = cli(*arguments)
+
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "error: File name too long (" in done.stderr
 
 
 def test_two_npz_files_are_refused_with_the_choice(tmp_path: Path) -> None:

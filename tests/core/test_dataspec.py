@@ -33,6 +33,8 @@ def test_a_spec_survives_study_json_with_absolute_places() -> None:
         {"places": [], "columns": {}},
         {"places": "a", "columns": {}},
         {"places": [1], "columns": {}},
+        {"places": ["/a\0b"], "columns": {}},
+        {"places": ["/a\ud800"], "columns": {}},
         {"places": ["a"], "columns": {"image": 1}},
         {"places": ["a"], "columns": {"colour": "red"}},
         {"places": ["a"], "columns": []},

@@ -102,7 +102,17 @@ def test_a_cache_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(8.4, "8 s"), (89, "89 s"), (720, "12 min"), (12600, "3.5 h"), (181440, "2.1 days")]
+    ("seconds", "words"),
+    [
+        (8.4, "8 s"),
+        (89, "89 s"),
+        (720, "12 min"),
+        (12600, "3.5 h"),
+        (181440, "2.1 days"),
+        (86400 * 150, "5 months"),
+        (86400 * 365.25 * 4, "4.0 years"),
+        (3.4e21, "more than 100 years"),
+    ],
 )
 def test_durations_are_said_in_words(seconds: float, words: str) -> None:
     assert in_words(seconds) == words

@@ -80,7 +80,7 @@ def test_too_many_candidates_are_cut_to_the_closest_and_told(
 
     found = near_duplicates(manifest_of(folder, list("abcdefghi")))
 
-    assert found.tolist() == [[0, 5]]
+    assert found.tolist() == [[0, 5], [0, 8]]  # equal bytes are no candidates
     assert "the closest 1 are compared" in caplog.text
 
 
@@ -89,6 +89,25 @@ def test_blank_images_are_joined_only_if_identical(tmp_path: Path) -> None:
         Image.new("RGB", (40, 30), (value,) * 3).save(tmp_path / name)
 
     assert near_duplicates(manifest_of(tmp_path, list("abc"))).tolist() == [[0, 1]]
+
+
+def test_equal_bytes_are_joined_however_many_images_look_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_MOST_CANDIDATES", 1)
+    for n in range(8):
+        Image.new("RGB", (40, 30), (100 + n // 2,) * 3).save(tmp_path / f"{n}.png")
+
+    found = near_duplicates(manifest_of(tmp_path, list("abcdeffg")))
+
+    assert [[0, 1], [2, 3]] == found.tolist()[:2]
+    assert [4, 5] in found.tolist()
+    assert [6, 7] in found.tolist()
+
+
+def test_of_many_equal_images_each_is_paired_with_the_first_of_another_group(tmp_path: Path) -> None:
+    for n in range(5):
+        Image.new("RGB", (40, 30), (100,) * 3).save(tmp_path / f"{n}.png")
+
+    assert near_duplicates(manifest_of(tmp_path, list("aabca"))).tolist() == [[0, 2], [0, 3]]
 
 
 def test_an_image_that_vanished_is_named(folder: Path) -> None:

@@ -95,6 +95,21 @@ def test_a_changed_file_is_read_again(files: list[Path], decoded: list[str], cha
     assert reports[1].sha256 == hashlib.sha256(files[1].read_bytes()).hexdigest()
 
 
+def test_another_image_of_equal_size_and_time_is_noticed(files: list[Path], decoded: list[str]) -> None:
+    """As `cp -p` puts it in the place of an uncompressed one."""
+    first, second = (file.with_suffix(".bmp") for file in files[:2])
+    for seed, path in enumerate((first, second)):
+        noise(path, seed)
+    inspect_images([first])
+    before = os.stat(first)
+    while os.stat(first).st_ctime_ns == before.st_ctime_ns:  # the clock of files goes in steps of milliseconds
+        first.write_bytes(second.read_bytes())
+        os.utime(first, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (os.stat(first).st_size, os.stat(first).st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+    assert inspect_images([first])[0].sha256 == hashlib.sha256(second.read_bytes()).hexdigest()
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"0.png": [1, 2]}', '{"0.png"', '{"0.png": [1,2,3,4,5,6,7]}'])
 def test_a_damaged_memory_is_replaced(
     files: list[Path], decoded: list[str], content: str, caplog: pytest.LogCaptureFixture

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from core.inspection import inspect_image
-from core.merging import merge
+from core.merging import join_same_ids, merge, names_of_groups
 from core.survey import Sample
 from tests.fixtures.images import draw_image, write_image
 
@@ -111,3 +111,67 @@ def test_labels_that_contradict_each_other_are_counted_and_the_first_holds(roots
 
     assert [one.label for one in kept] == ["mel"]
     assert notes[1] == "1 of them have another label there; the earlier set's holds"
+
+
+def test_numbers_of_lesions_mean_nothing_across_sets(roots: list[Path]) -> None:
+    for number, root in enumerate(roots[:2]):
+        write_image(root / "a.png", number)
+    samples = [sample(roots[0], 0, "a.png", group="7", split="test"), sample(roots[1], 1, "a.png", group="7")]
+
+    assert [one.group for one in merge(roots, samples)[0]] == ["1/7", "2/7"]
+
+
+@pytest.mark.parametrize("group", ["HAM_0000118", "BCN_0003884", "MSK4_0010962", "IL_7252831", "IP_6075186"])
+def test_lesions_of_the_archive_are_the_same_in_all_sets(roots: list[Path], group: str) -> None:
+    for number, root in enumerate(roots[:2]):
+        write_image(root / "a.png", number)
+    samples = [sample(roots[0], 0, "a.png", group=group), sample(roots[1], 1, "a.png", group=group)]
+
+    assert {one.group for one in merge(roots, samples)[0]} == {group}
+
+
+def test_classes_of_one_set_alone_are_named(roots: list[Path]) -> None:
+    labels = {0: ("mel", "nv"), 1: ("mel", "nevus"), 2: ("mel",)}
+    samples = []
+    for number, names in labels.items():
+        for label in names:
+            write_image(roots[number] / f"{label}.png", 10 * number + len(label))
+            samples.append(sample(roots[number], number, f"{label}.png", label))
+
+    (_, warning) = merge(roots, samples)[1]
+
+    assert warning.startswith(f"classes that one set alone has: nv of {roots[0]}; nevus of {roots[1]}; where two names")
+
+
+def test_equal_classes_are_not_mentioned(roots: list[Path]) -> None:
+    for number, root in enumerate(roots[:2]):
+        write_image(root / "a.png", number)
+
+    assert len(merge(roots, [sample(root, number, "a.png") for number, root in enumerate(roots[:2])])[1]) == 1
+
+
+def test_lesions_of_images_of_one_isic_id_become_one(tmp_path: Path) -> None:
+    names = {
+        "ISIC_0000001.png": "L1",
+        "isic_0000001_flip.png": "L2",
+        "b.png": "L2",
+        "c.png": "",
+        "ISIC_0000002.png": "",
+    }
+    names |= {"ISIC_0000001_x.png": "", "ISIC_00000012.png": "L3"}
+    for seed, name in enumerate(names):
+        write_image(tmp_path / name, seed)
+
+    joined, notes = join_same_ids([sample(tmp_path, 0, name, group=group) for name, group in names.items()])
+
+    assert [one.group for one in joined] == ["L1", "L1", "L1", "", "", "L1", "L3"]
+    assert notes == ["3 images have 1 ISIC ids; those of one id count as one lesion"]
+
+
+def test_images_of_one_isic_id_and_no_lesion_are_one_group(tmp_path: Path) -> None:
+    names = ["ISIC_0000001.png", "ISIC_0000001_flip.png", "ISIC_0000002.png"]
+    samples = [sample(tmp_path, 0, write_image(tmp_path / name, seed).name) for seed, name in enumerate(names)]
+
+    groups = names_of_groups(samples)
+
+    assert groups == ("image ISIC_0000001", "image ISIC_0000001", f"image {samples[2].report.sha256[:16]}")

@@ -51,12 +51,22 @@ def test_a_table_is_read_however_it_was_saved(tmp_path: Path, content: bytes) ->
     assert faults == []
 
 
-def test_columns_are_found_whatever_their_case_and_of_equal_ones_the_first(tmp_path: Path) -> None:
-    table = opened(write(tmp_path, "Image,LABEL,label\na,nv,mel\n"))
+def test_columns_are_found_whatever_their_case(tmp_path: Path) -> None:
+    table = opened(write(tmp_path, "Image,LABEL\na,nv\n"))
 
     assert table.has("image", "Label")
     assert not table.has("image", "lesion")
     assert table.read(["label"])[0][0]["label"] == "nv"
+
+
+def test_a_column_that_stands_twice_is_refused_if_it_is_used(tmp_path: Path) -> None:
+    table = opened(write(tmp_path, "Image,LABEL,label\na,nv,mel\n"))
+
+    assert table.read(["image"])[0][0]["image"] == "a"
+    with pytest.raises(
+        InputError, match=r"that is used must stand there once, but label stands there 2 times\. Remove"
+    ):
+        table.read(["image", "label"])
 
 
 def test_a_value_may_have_line_breaks_in_quotes_and_the_numbers_stay_those_of_the_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files of tensors from anywhere."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,30 @@ def test_a_file_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_path, s
         pickle.dump(Touch(trap), file)
     pickle.loads((tmp_path / "probe").read_bytes())
     assert trap.exists(), "the trap itself doesn't work"
+
+
+def test_a_pickle_is_refused_in_one_sentence_without_a_warning_before_it(tmp_path):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": Touch(tmp_path / "ran")}, protocol=4))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(InputError, match=r"is neither \(it is of another kind, or would run code when read"):
+            read_weight_file(tmp_path / "w.pkl")
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"hello world", "its bytes are of another kind"),
+        (b"", "its bytes are of another kind"),
+        (b"abc", "its bytes are of another kind"),
+        (b"PK\x03\x04aaaa", "it is cut short or damaged"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_in_words(tmp_path, content, reason):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(InputError, match=rf"w\.pt is neither \({reason}\)\. Save"):
+        read_weight_file(tmp_path / "w.pt")
 
 
 @given(content=st.binary(max_size=200) | st.binary(max_size=60).map(lambda tail: b"\x08" + bytes(7) + b"{" + tail))

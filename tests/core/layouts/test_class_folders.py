@@ -98,6 +98,14 @@ def test_splits_are_told_by_a_word_of_their_name(folders: tuple[str, str], expec
     }
 
 
+@pytest.mark.parametrize("parts", [("trainset", "testset"), ("train", "valset"), ("TrainSet", "eval")])
+def test_numbered_classes_below_splits_are_classes(parts: tuple[str, str]) -> None:
+    images = [f"{part}/{label}/{n}.jpg" for part in parts for label in "012" for n in range(2)]
+
+    assert labels(*images) == {image: image.split("/")[1] for image in images}
+    assert len(set(roles(*images).values())) == 2
+
+
 def test_one_split_alone_is_no_official_part() -> None:
     found = recognised("Train/a/0.jpg", "Train/b/0.jpg")
 
@@ -132,6 +140,37 @@ def test_a_class_may_be_called_like_a_split_if_others_are_not() -> None:
 
     assert {row.label for row in found.rows} == {"patch test", "naevus", "photo damage"}
     assert {row.split for row in found.rows} == {""}
+
+
+@pytest.mark.parametrize("role", ["test", "Train", "valset", "eval", "test images"])
+def test_a_class_that_is_called_like_a_split_is_refused(role: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"No class may be called as a split is, but the folders of classes are {role}, "
+    ):
+        recognised(f"{role}/0.jpg", "naevus/0.jpg", "melanoma/0.jpg")
+
+
+def test_classes_with_a_split_in_their_names_are_refused() -> None:
+    folders = ("mel_train", "mel_test", "nv_train", "nv_test")
+
+    with pytest.raises(InputError, match=r"are mel_test, mel_train, nv_test, nv_train\. Put each class into a folder"):
+        recognised(*(f"{folder}/0.jpg" for folder in folders))
+
+
+@pytest.mark.parametrize("names", [("image of mel", "image of nv"), ("positive test", "negative test")])
+def test_classes_may_have_words_of_containers_and_splits_in_their_names(names: tuple[str, str]) -> None:
+    assert labels(*(f"{name}/0.jpg" for name in names)) == {f"{name}/0.jpg": name for name in names}
+
+
+def test_containers_may_have_other_words_in_common() -> None:
+    assert set(labels("clinic_A_images/mel/0.jpg", "clinic_B_images/nv/0.jpg").values()) == {"mel", "nv"}
+
+
+def test_masks_are_passed_over_and_counted() -> None:
+    found = recognised("mel/a.jpg", "mel/a_segmentation.png", "nv/b.jpg", "nv/b_attribute_streaks.png")
+
+    assert {row.path for row in found.rows} == {"mel/a.jpg", "nv/b.jpg"}
+    assert found.notes == ["2 masks of images are passed over: mel/a_segmentation.png, nv/b_attribute_streaks.png"]
 
 
 def test_a_class_below_a_split_may_be_called_like_a_container() -> None:
@@ -216,15 +255,28 @@ def test_named_columns_mean_a_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outer", "inner"), [(("clinic a", "clinic b"), ("mel", "nv")), (("train", "test", "extra"), ("mel", "nv"))]
+    ("outer", "inner"),
+    [
+        (("clinic a", "clinic b"), ("mel", "nv")),
+        (("train", "test", "extra"), ("mel", "nv")),
+        (("train", "test", "extra"), ("0", "1", "2")),
+        (("hospital 1", "hospital 2"), ("1", "2")),
+    ],
 )
 def test_two_levels_that_could_be_the_classes_are_refused(outer: tuple[str, ...], inner: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match=r"must be on one level, but .* all hold mel, nv\. Name the outer folders"):
+    with pytest.raises(InputError, match=rf"must be on one level, but .* all hold {', '.join(inner)}\. Name the outer"):
         class_folders(listing(*(f"{a}/{b}/0.jpg" for a in outer for b in inner)), Columns())
 
 
 def test_numbered_folders_below_the_classes_are_no_classes() -> None:
     assert set(labels(*(f"{a}/lesion{b}/0.jpg" for a in ("mel", "nv") for b in (1, 2))).values()) == {"mel", "nv"}
+
+
+def test_patients_of_whom_every_class_has_photos_are_no_classes() -> None:
+    assert set(labels(*(f"{a}/{b}/0.jpg" for a in ("mel", "healthy") for b in range(101))).values()) == {
+        "mel",
+        "healthy",
+    }
 
 
 _NAMES = st.sampled_from(["mel", "nv", "Train", "test", "images", "part 1", " ", "IL_7", "valid", "a b"])
@@ -343,6 +395,29 @@ def test_of_several_columns_of_images_the_one_that_names_them_counts(tmp_path: P
     (tmp_path / "groups.csv").write_text("image,file,group\n1,mel/a.jpg,x\n2,nv/b.jpg,y\n")
 
     assert groups(tmp_path, "mel/a.jpg", "nv/b.jpg") == {"mel/a.jpg": "x", "nv/b.jpg": "y"}
+
+
+def test_groups_of_two_tables_that_share_an_image_are_joined(tmp_path: Path) -> None:
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\nmel/1,x\nmel/2,x\nnv/1,y\n")
+    (tmp_path / "patients.csv").write_text("image,patient_id\nmel/2,p\nnv/1,p\n")
+
+    found = grouped(tmp_path, "mel/1.jpg", "mel/2.jpg", "nv/1.jpg", "nv/2.jpg")
+
+    assert [row.group for row in found.rows] == ["p", "p", "p", ""]
+    assert (found.faults, found.notes) == ([], ["3 lesions and patients that share images count as 1"])
+
+
+def test_a_table_of_groups_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("image,group,group\nmel/1,x,y\n")
+
+    with pytest.raises(InputError, match=r"Every column of groups\.csv that is used must stand there once, but group"):
+        grouped(tmp_path, "mel/1.jpg", "nv/1.jpg")
+
+
+def test_names_in_a_table_of_groups_may_begin_with_folders_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("image,group\n/home/me/data/mel/1.jpg,x\n/home/me/data/nv/1.jpg,y\n")
+
+    assert groups(tmp_path, "mel/1.jpg", "nv/1.jpg") == {"mel/1.jpg": "x", "nv/1.jpg": "y"}
 
 
 def test_images_of_two_groups_are_a_fault_and_left_out(tmp_path: Path) -> None:

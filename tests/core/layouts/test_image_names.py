@@ -4,33 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from core.dataspec import Columns
-from core.layouts.contract import Recognised
-from core.layouts.labelled_tables import labelled_tables
-from core.listing import list_folder
 from tests.fixtures import tabular
 from tests.fixtures.images import write_image
+from tests.fixtures.recognising import by_path, recognise, write_images, write_labels
 from tests.fixtures.tabular import WITHOUT_IMAGE, write_rows
-
-
-def recognise(folder: Path) -> Recognised:
-    found = labelled_tables(list_folder(folder), Columns())
-    assert found is not None
-    return found
-
-
-def write_images(folder: Path, *names: str) -> None:
-    for seed, name in enumerate(names):
-        write_image(folder / name, seed)
-
-
-def write_labels(path: Path, *rows: tuple[str, ...]) -> None:
-    """HAM10000's columns: image, class and lesion, the lesion empty where it is not given."""
-    write_rows(path, ("image_id", "dx", "lesion_id"), [(*row, "")[:3] for row in rows])
-
-
-def by_path(found: Recognised) -> dict[str, str]:
-    return {row.path: row.label for row in found.rows}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +30,38 @@ def test_a_path_may_be_relative_to_the_table(tmp_path: Path) -> None:
     write_labels(tmp_path / "set" / "t.csv", ("in/a.jpg", "nv"), ("in/b.jpg", "mel"))
 
     assert by_path(recognise(tmp_path)) == {"set/in/a.jpg": "nv", "in/b.jpg": "mel"}
+
+
+@pytest.mark.parametrize("prefix", ["data/", "/home/somebody/data/", "C:\\data\\", "DATA/", "./data/"])
+def test_a_path_may_begin_with_folders_from_elsewhere(tmp_path: Path, prefix: str) -> None:
+    write_images(tmp_path, "hosp1/0.jpg", "hosp2/0.jpg")
+    write_labels(tmp_path / "t.csv", (f"{prefix}hosp1/0.jpg", "nv"), (f"{prefix}hosp2/0", "mel"))
+
+    assert by_path(recognise(tmp_path)) == {"hosp1/0.jpg": "nv", "hosp2/0.jpg": "mel"}
+
+
+def test_a_path_may_begin_with_the_folder_itself(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", "0.jpg", "1.jpg")
+    write_labels(tmp_path / "set" / "t.csv", ("set/0.jpg", "nv"), (str(tmp_path / "set" / "1.jpg"), "mel"))
+
+    assert by_path(recognise(tmp_path / "set")) == {"0.jpg": "nv", "1.jpg": "mel"}
+
+
+def test_a_path_may_lack_the_first_folders_if_its_end_is_that_of_one_image(tmp_path: Path) -> None:
+    write_images(tmp_path, "x/a/1.jpg", "x/b/1.jpg", "y/b/1.jpg")
+    write_labels(tmp_path / "t.csv", ("a/1.jpg", "nv"), ("b/1.jpg", "mel"))
+
+    found = recognise(tmp_path)
+
+    assert by_path(found) == {"x/a/1.jpg": "nv"}
+    assert "1 have different files below" in found.faults[0]
+
+
+def test_an_image_in_another_folder_of_equal_name_is_not_meant(tmp_path: Path) -> None:
+    write_images(tmp_path, "patient_b/left/1.jpg", "2.jpg")
+    write_labels(tmp_path / "t.csv", ("patient_a/left/1.jpg", "nv"), ("elsewhere/2.jpg", "mel"), ("2", "mel"))
+
+    assert recognise(tmp_path).missing == ["elsewhere/2.jpg", "patient_a/left/1.jpg"]
 
 
 def test_exact_names_come_before_those_without_case(tmp_path: Path) -> None:
@@ -113,6 +122,28 @@ def test_different_images_of_equal_size_are_not_taken_for_copies(tmp_path: Path)
 
     assert found.rows == []
     assert "1 have different files below" in found.faults[0]
+
+
+def test_each_file_of_a_name_is_opened_once_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else 50,000 rows that name images by names such as 0.jpg, which each patient has, would take a day."""
+    images = [f"p{patient}/{n}.jpg" for patient in range(20) for n in range(3)]
+    for image in images:
+        (tmp_path / image).parent.mkdir(exist_ok=True)
+        (tmp_path / image).write_bytes(image.encode())
+    rows = [(f"p{patient}", f"{n}.jpg", "mel") for patient in range(20) for n in range(3)]
+    write_rows(tmp_path / "t.csv", ("patient", "image", "label"), rows)
+    opened: list[str] = []
+    original = Path.open
+
+    def counting(path: Path, *arguments: object, **options: object) -> object:
+        opened.append(path.name)
+        return original(path, *arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", counting)
+    found = recognise(tmp_path)
+
+    assert found.rows == []
+    assert sum(name.endswith(".jpg") for name in opened) <= 6  # two different ones of each name
 
 
 def test_of_several_images_those_of_the_tables_own_folder_are_meant(tmp_path: Path) -> None:

@@ -4,37 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from core.dataspec import Columns
 from core.layouts.contract import Recognised
-from core.layouts.labelled_tables import labelled_tables
-from core.listing import list_folder
 from tests.fixtures import tabular
-from tests.fixtures.images import write_image
+from tests.fixtures.recognising import by_path, recognise, write_images, write_labels
 from tests.fixtures.tabular import WITHOUT_IMAGE, write_rows
-
-
-def recognise(folder: Path) -> Recognised:
-    found = labelled_tables(list_folder(folder), Columns())
-    assert found is not None
-    return found
-
-
-def write_images(folder: Path, *names: str) -> None:
-    for seed, name in enumerate(names):
-        write_image(folder / name, seed)
-
-
-def write_labels(path: Path, *rows: tuple[str, ...]) -> None:
-    """HAM10000's columns: image, class and lesion, the lesion empty where it is not given."""
-    write_rows(path, ("image_id", "dx", "lesion_id"), [(*row, "")[:3] for row in rows])
-
-
-def by_path(found: Recognised) -> dict[str, str]:
-    return {row.path: row.label for row in found.rows}
 
 
 def splits(found: Recognised) -> dict[str, str]:
     return {row.path: row.split for row in found.rows}
+
+
+def groups(found: Recognised) -> dict[str, str]:
+    return {row.path: row.group for row in found.rows}
 
 
 def test_equal_rows_of_one_image_count_once(tmp_path: Path) -> None:
@@ -62,17 +43,40 @@ def test_rows_that_contradict_each_other_are_a_fault(tmp_path: Path, again: tupl
     ]
 
 
-@pytest.mark.parametrize(("column", "row"), [("image_id", ("", "nv", "L1")), ("dx", ("a", " ", "L1"))])
-def test_empty_values_are_a_fault(tmp_path: Path, column: str, row: tuple[str, ...]) -> None:
+def test_a_row_without_an_image_is_a_fault(tmp_path: Path) -> None:
     write_images(tmp_path, "a.jpg", "b.jpg")
-    write_labels(tmp_path / "t.csv", ("b", "mel", "L2"), row)
+    write_labels(tmp_path / "t.csv", ("b", "mel", "L2"), ("", "nv", "L1"))
 
     found = recognise(tmp_path)
 
     assert by_path(found) == {"b.jpg": "mel"}
     assert found.faults == [
-        f"Every row of t.csv must have `{column}`, but 1 of 2 have none: lines 3. Correct or remove them."
+        "Every row of t.csv must have `image_id`, but 1 of 2 have none: lines 3. Correct or remove them."
     ]
+
+
+@pytest.mark.parametrize("columns", [("image_id", "dx"), ("file", "label")], ids=["ham10000", "plain"])
+@pytest.mark.parametrize("word", ["", " ", "nan", "NULL", "NA", "None", "unknown", "Unknown"])
+def test_a_label_that_says_nothing_leaves_the_image_unlabelled(
+    tmp_path: Path, columns: tuple[str, str], word: str
+) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    write_rows(tmp_path / "t.csv", columns, [("a", word), ("b", "mel"), ("c", "nv")])
+
+    found = recognise(tmp_path)
+
+    assert (by_path(found), found.unlabelled) == ({"b.jpg": "mel", "c.jpg": "nv"}, ["a.jpg"])
+    assert (found.missing, found.faults) == ([], [])
+
+
+def test_a_label_that_says_nothing_contradicts_none(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    write_labels(tmp_path / "s.csv", ("a", "nan"), ("b", "mel"))
+    write_labels(tmp_path / "t.csv", ("a", "nv"))
+
+    found = recognise(tmp_path)
+
+    assert (by_path(found), found.unlabelled, found.faults) == ({"a.jpg": "nv", "b.jpg": "mel"}, [], [])
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
@@ -118,11 +122,41 @@ def test_tables_that_disagree_are_a_fault(tmp_path: Path) -> None:
 def test_other_tables_give_groups_where_the_labels_have_none(tmp_path: Path) -> None:
     write_images(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     write_labels(tmp_path / "t.csv", ("a", "nv", "L1"), ("b", "mel"), ("c", "mel"), ("d", "nv"))
-    write_rows(tmp_path / "g.csv", ("image", "group"), [("a", "other"), ("b", "G2"), ("c", "")])
+    write_rows(tmp_path / "g.csv", ("image", "group"), [("b", "G2"), ("c", "")])
+
+    assert groups(recognise(tmp_path)) == {"a.jpg": "L1", "b.jpg": "G2", "c.jpg": "", "d.jpg": ""}
+
+
+def test_patients_of_another_table_join_the_lesions_of_the_labels(tmp_path: Path) -> None:
+    images = [f"{n}.jpg" for n in range(12)]
+    write_images(tmp_path, *images)
+    write_labels(tmp_path / "meta.csv", *((f"{n}", ("nv", "mel")[n % 2], f"L{n // 2}") for n in range(12)))
+    write_rows(tmp_path / "patients.csv", ("image", "patient_id"), [(f"{n}", f"P{n % 3}") for n in range(0, 12, 2)])
 
     found = recognise(tmp_path)
 
-    assert {row.path: row.group for row in found.rows} == {"a.jpg": "L1", "b.jpg": "G2", "c.jpg": "", "d.jpg": ""}
+    assert groups(found) == {f"{n}.jpg": f"P{n // 2 * 2 % 3}" for n in range(12)}
+    assert found.notes == ["9 lesions and patients that share images count as 3"]
+
+
+def test_label_tables_that_name_different_groups_are_joined(tmp_path: Path) -> None:
+    """`a` and `b` are of one patient by the second table, `b` and `c` of one lesion by the first."""
+    write_images(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    write_labels(tmp_path / "s.csv", ("a", "nv", "L1"), ("b", "nv", "L2"), ("c", "nv", "L2"), ("d", "mel", "L4"))
+    write_rows(tmp_path / "t.csv", ("image_id", "dx", "patient_id"), [("a", "nv", "P1"), ("b", "nv", "P1")])
+
+    found = recognise(tmp_path)
+
+    assert groups(found) == {"a.jpg": "P1", "b.jpg": "P1", "c.jpg": "P1", "d.jpg": "L4"}
+    assert found.notes == ["3 lesions and patients that share images count as 1"]
+
+
+def test_a_lesion_and_a_patient_of_one_number_are_two(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    write_labels(tmp_path / "s.csv", ("a", "nv", "1"), ("b", "nv", "2"), ("c", "mel", "3"))
+    write_rows(tmp_path / "patients.csv", ("image", "patient"), [("b", "1"), ("c", "7")])
+
+    assert groups(recognise(tmp_path)) == {"a.jpg": "lesion 1", "b.jpg": "1", "c.jpg": "7"}
 
 
 def test_the_tables_name_tells_the_part(tmp_path: Path) -> None:
@@ -165,6 +199,30 @@ def test_one_part_alone_is_none(tmp_path: Path, name: str) -> None:
     write_labels(tmp_path / name, ("a", "nv"), ("b", "mel"))
 
     assert set(splits(recognise(tmp_path)).values()) == {""}
+
+
+@pytest.mark.parametrize("name", ["skin_test_results.csv", "test.csv"])
+def test_the_names_of_anybodys_tables_tell_no_parts_and_that_is_said(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    write_rows(tmp_path / name, ("image", "label"), [("a", "nv")])
+    write_rows(tmp_path / "hospital.csv", ("image", "label"), [("b", "mel")])
+
+    found = recognise(tmp_path)
+
+    assert splits(found) == {"a.jpg": "", "b.jpg": ""}
+    assert found.notes == [
+        f"the names of {name} make no official parts; a column `split` or folders named train and test do"
+    ]
+
+
+def test_the_folders_of_anybodys_tables_tell_parts(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    for part, row in (("train", ("a", "nv")), ("test", ("b", "mel"))):
+        write_rows(tmp_path / part / "labels.csv", ("image", "label"), [row])
+
+    found = recognise(tmp_path)
+
+    assert (splits(found), found.notes) == ({"a.jpg": "train", "b.jpg": "test"}, [])
 
 
 def test_an_image_in_two_parts_is_a_fault(tmp_path: Path) -> None:

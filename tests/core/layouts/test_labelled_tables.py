@@ -9,27 +9,17 @@ from pathlib import Path
 import pytest
 
 from core.dataspec import Columns
+from core.errors import InputError
 from core.layouts.contract import Recognised
 from core.layouts.labelled_tables import labelled_tables
 from core.listing import list_folder
 from tests.fixtures import tabular
-from tests.fixtures.images import write_image
+from tests.fixtures.recognising import recognise, write_images
 from tests.fixtures.tabular import Photo, write_rows
-
-
-def recognise(folder: Path, **columns: str) -> Recognised:
-    found = labelled_tables(list_folder(folder), Columns(**columns))
-    assert found is not None
-    return found
 
 
 def labels_of(found: Recognised) -> dict[str, str]:
     return {Path(row.path).stem: row.label for row in found.rows}
-
-
-def write_images(folder: Path, *names: str) -> None:
-    for seed, name in enumerate(names):
-        write_image(folder / name, seed)
 
 
 @pytest.mark.parametrize(
@@ -159,10 +149,9 @@ def test_rows_without_a_single_one_are_a_fault_and_left_out(tmp_path: Path) -> N
     [
         (("image", "MEL", "NV"), [("a", 0.7, 0.3), ("b", 0.2, 0.8)]),
         (("image", "hair", "ruler"), [("a", 1, 1), ("b", 0, 1)]),
-        (("image_name", "target"), [("c", 0), ("d", 0)]),
         (("image", "age", "sex"), [("a", 50, "male"), ("b", 60, "female")]),
     ],
-    ids=["predictions", "findings", "submission", "metadata"],
+    ids=["predictions", "findings", "metadata"],
 )
 def test_tables_beside_the_labels_are_not_mistaken_for_them(
     tmp_path: Path, columns: tuple[str, ...], rows: list[tuple[object, ...]]
@@ -175,6 +164,27 @@ def test_tables_beside_the_labels_are_not_mistaken_for_them(
     found = recognise(tmp_path)
 
     assert (labels_of(found), found.faults) == ({"a": "nv", "b": "mel"}, [])
+
+
+def test_a_submission_beside_the_labels_is_not_mistaken_for_them(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg")
+    write_rows(tmp_path / "beside.csv", ("image_name", "target"), [("c", 0), ("d", 0)])
+    with pytest.raises(InputError, match=r"of 2 in beside\.csv none is below"):
+        labelled_tables(list_folder(tmp_path), Columns())
+    write_rows(tmp_path / "labels.csv", ("image_id", "dx"), [("a", "nv"), ("b", "mel")])
+
+    assert labels_of(recognise(tmp_path)) == {"a": "nv", "b": "mel"}
+
+
+def test_one_hot_classes_that_say_nothing_are_none(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    rows = [("a", 1, 0, 0), ("b", 0, 1, 0), ("c", 0, 0, 1)]
+    write_rows(tmp_path / "t.csv", ("image", "mel", "nv", "Unknown"), rows)
+
+    found = recognise(tmp_path)
+
+    assert labels_of(found) == {"a": "mel", "b": "nv"}
+    assert found.notes == ["images that t.csv labels Unknown, which is none of its classes, are left out (1)"]
 
 
 def test_isic_2020_wants_zero_or_one(tmp_path: Path) -> None:

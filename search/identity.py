@@ -1,0 +1,202 @@
+"""What a study is, as its `study.json` and `split.csv` say, and whether it is continued with the same."""
+
+import dataclasses
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from core.errors import InputError, counted
+from core.manifest import Manifest
+from core.splits import Split, joined_groups
+from core.versions import installed_versions
+
+if TYPE_CHECKING:
+    from search.setup import Setup
+
+_PARTS = ("train", "val", "test")
+
+
+def start_or_continue(setup: "Setup", study: optuna.Study) -> None:
+    """Writes what the study is, or checks that it is still the same. Only for the holder of the study's lock.
+
+    A study that never got to a trial, as its cache was full or a word was wrong, is free to become another.
+
+    Raises:
+        InputError: The study was started with something else, or its folder and Optuna's journal disagree.
+    """
+    folder, weights = setup.folder, setup.weights
+    known = {trial.number for trial in study.get_trials(deepcopy=False)}
+    records = folder.read_trials()
+    if {record.number for record in records} - known or (known and not folder.exists):
+        raise InputError(
+            f"The folder of a study and Optuna's journal must hold the same trials, but those of {folder.name} differ. "
+            "Restore what was removed, or start another study with --study NAME."
+        )
+    if bad := [record.folder for record in records if not set(setup.space.distributions) <= set(record.config)]:
+        raise InputError(f"{bad[0]} must hold the config of a trial, but its config.json lacks parts. Restore it.")
+    rows = split_rows(setup.manifest, setup.split)
+    if folder.exists and known:
+        before = folder.read_split()
+        refuse_differences(folder.read_study(), describe_study(setup), name=folder.name, rows=(before, rows))
+        # The order of every array of probabilities, and what each row's views and batches hang on.
+        if before != rows:
+            raise InputError(
+                f"The images of {folder.name} must have the names and the order that its split.csv lists, but they "
+                "differ. Put them where they lay, or start another study with --study NAME."
+            )
+        return
+    weights_file = setup.settings.studies.weights_file(weights.hash)
+    if weights.state and not weights_file.is_file():
+        weights.save(weights_file)
+    folder.write_study(describe_study(setup), rows)
+
+
+def describe_study(setup: "Setup") -> dict[str, Any]:
+    """What `study.json` says."""
+    manifest, split, settings = setup.manifest, setup.split, setup.settings
+    parts = {"train": split.train, "val": split.val, "test": split.test}
+    return {
+        "name": setup.folder.name,
+        "arch": dataclasses.asdict(setup.arch),
+        "demo": manifest.demo,
+        "data": {
+            "root": manifest.where,
+            **setup.data.to_dict(),
+            "layout": manifest.layout,
+            "fingerprint": manifest.fingerprint,
+            "classes": list(manifest.classes),
+            "images": len(manifest),
+            "groups": len(set(manifest.groups)),
+            "grouped": manifest.grouped,
+        },
+        "split": {"seed": split.seed} | {name: manifest.fingerprint_of(rows) for name, rows in parts.items()},
+        "space": {"hash": setup.space.fingerprint(), "parameters": setup.space.describe()},
+        "weights": {
+            "hash": setup.weights.hash,
+            "origin": setup.weights.origin,
+            "license": setup.weights.license,
+            "spec": settings.weights if setup.weights.state else "none",
+        },
+        "epochs": settings.epochs,
+        "patience": settings.patience,
+        "views": settings.views,
+        "augment_seed": setup.fixed["augment_seed"],
+        "sampler": settings.sampler,
+        "pruner": settings.pruner,
+        "versions": installed_versions(),
+        "command": shlex.join(["python", "-m", "search.run", *sys.argv[1:]]),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def split_rows(manifest: Manifest, split: Split) -> list[dict[str, str]]:
+    """The rows of `split.csv`, in the manifest's order."""
+    lesions = lesion_names(manifest)
+    parts = {"train": split.train, "val": split.val, "test": split.test, "left out": split.left_out}
+    part_of_row = {int(row): part for part, rows in parts.items() for row in rows}
+    return [
+        {
+            "image": manifest.paths[row],
+            "label": manifest.classes[manifest.labels[row]],
+            "group": lesions[row],
+            "split": part_of_row[row],
+        }
+        for row in range(len(manifest))
+    ]
+
+
+def lesion_names(manifest: Manifest) -> list[str]:
+    """The lesion of each row; lesions that are joined as near-duplicates go by the first one's name."""
+    joined_N = joined_groups(manifest)
+    first: dict[int, str] = {}
+    for group, name in sorted(zip(joined_N.tolist(), manifest.groups, strict=True)):
+        first.setdefault(group, name)
+    return [first[group] for group in joined_N.tolist()]
+
+
+def refuse_differences(
+    study: dict[str, Any],
+    now: dict[str, Any],
+    *,
+    name: str,
+    rows: tuple[Sequence[Mapping[str, str]], Sequence[Mapping[str, str]]],
+) -> None:
+    """Compares everything that makes trials comparable.
+
+    Args:
+        study: What the study was started with.
+        now: What it is to be continued with.
+        name: The study's name.
+        rows: The rows of `split.csv`, as they were and as they would be now.
+
+    Raises:
+        InputError: Something differs; it says what, and how to start another study.
+    """
+    try:
+        differing = _differences(study, now, rows)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The study.json of {name} must be whole, but is damaged ({error}). Restore it.") from error
+    if differing:
+        raise InputError(
+            f"The study {name} must be continued with what it was started with, but these differ: "
+            f"{'; '.join(differing)}. Give what it was started with, or start another study with --study NAME."
+        )
+
+
+def _differences(
+    study: dict[str, Any],
+    now: dict[str, Any],
+    rows: tuple[Sequence[Mapping[str, str]], Sequence[Mapping[str, str]]],
+) -> list[str]:
+    """What differs, each with what it was and what it is."""
+    facts = [_identity(each, of_it) for each, of_it in zip((study, now), rows, strict=True)]
+    pairs = {what: (facts[0][what], facts[1][what]) for what in facts[0]}
+    words = {what: f"{what} (was {was[1]}, now {is_[1]})" for what, (was, is_) in pairs.items() if was[0] != is_[0]}
+    if "space" in words:
+        words["space"] = f"space ({_other_ranges(study['space']['parameters'], now['space']['parameters'])})"
+    if "split" in words and pairs["split"][0][1] == pairs["split"][1][1]:
+        part_of = [{row["image"]: row["split"] for row in of_it} for of_it in rows]
+        moved = sum(part_of[1].get(image, part) != part for image, part in part_of[0].items())
+        words["split"] = f"split (still {pairs['split'][0][1]}, but {counted(moved, 'image')} in another part)"
+        if not moved and "data" in words:  # other images, or others' labels: that has been said
+            del words["split"]
+    return list(words.values())
+
+
+def _other_ranges(was: Mapping[str, str], now: Mapping[str, str]) -> str:
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return ", ".join(
+        f"{name} was {was.get(name, 'not searched')}, now {now.get(name, 'not searched')}" for name in names
+    )
+
+
+def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[Any, str]]:
+    """What makes trials comparable: to compare, and in words."""
+    data, split, weights = study["data"], study["split"], study["weights"]
+    counts = Counter(row["split"] for row in rows)
+    sizes = "/".join(f"{counts[part]:,}" for part in _PARTS)
+    return {
+        "architecture": (study["arch"]["timm_name"], study["arch"]["timm_name"]),
+        "image size": (study["arch"]["image_size"], str(study["arch"]["image_size"])),
+        "data": (data["fingerprint"], f"{counted(data['images'], 'image')} with fingerprint {data['fingerprint'][:8]}"),
+        "split": (
+            tuple(split[part] for part in _PARTS),
+            f"seed {split['seed']} with {sizes} images to {'/'.join(_PARTS)}",
+        ),
+        "space": (study["space"]["hash"], ""),
+        "weights": (weights["hash"], f"{weights['origin']}, hash {weights['hash'][:8]}"),
+        "epochs": (study["epochs"], str(study["epochs"])),
+        "patience": (study["patience"], str(study["patience"])),
+        "views": (_views(study), _views(study) or "one an epoch"),
+    }
+
+
+def _views(study: dict[str, Any]) -> str:
+    """How many views of an image there are, if not as many as epochs; studies of before there were views had these."""
+    views = study.get("views", study["epochs"])
+    return "" if views == study["epochs"] else str(views)
