@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     if args.sheet:
         from core.sheet import check_sheet
 
-        check_sheet(args.sheet)
+        check_sheet(args.sheet, spec.places)
     if args.fix:
         from core.layouts.cleaned import check_target
 

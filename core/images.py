@@ -5,6 +5,7 @@ Safe to call from several threads and processes at once.
 
 import math
 import os
+import re
 import stat
 import struct
 import warnings
@@ -31,6 +32,7 @@ MAX_PIXELS = 89_478_485
 _MAX_SIDE = 65_535
 _MAX_BYTES = 1 << 30  # of a file; 16 bit a channel, uncompressed, `MAX_PIXELS` take 0.7 GB
 _MAX_SCANS = 100  # of a JPEG, as libtiff has it; programs write 10
+_BOMB = re.compile(r"\((\d+) pixels\)")  # in what Pillow says of one
 _ORIENTATION = 0x0112  # EXIF tag, whose values 2 to 8 ask for these
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -146,7 +148,9 @@ def decode(file: BinaryIO, *, at_least: int | None = None) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UnreadableImageError("empty file" if _is_empty(file) else "not an image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImageError(f"more than {MAX_PIXELS:,} pixels") from error
+        counted = _BOMB.search(str(error))
+        got = f"{int(counted[1]):,} pixels, " if counted else ""
+        raise UnreadableImageError(f"{got}more than {MAX_PIXELS:,}") from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
         if isinstance(error, OSError) and error.errno is not None:
             raise

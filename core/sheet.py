@@ -6,11 +6,11 @@ write_sheet(Path("sheet.png"), [sheet], title="my photos")
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from core.errors import InputError
 from core.files import written_aside
@@ -19,6 +19,7 @@ from core.lettering import Lettering
 
 COLUMNS = 7
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+_REMARK = b"dermatune contact sheet"
 _MOST_ROWS = 400  # a JPEG has at most 65,500 pixels a side
 _THUMBNAIL = (180, 135)  # pixels; most dermoscopes take 4:3
 _GAP, _MARGIN, _HEADING = 6, 22, 74
@@ -54,11 +55,16 @@ class SheetRow:
         return [_count(len(self.photos), "image"), *lesions]
 
 
-def check_sheet(file: Path) -> None:
+def check_sheet(file: Path, folders: Iterable[Path] = ()) -> None:
     """Finds out before anything is drawn that `file` can't become a picture.
 
+    Args:
+        file: Where it shall be.
+        folders: Folders of images, in which the sheet would pass for one of them.
+
     Raises:
-        InputError: Its ending names no picture format, or its folder doesn't exist or can't be written to.
+        InputError: Its ending names no picture format, its folder doesn't exist or can't be written to, it would take
+            the place of another picture or become one of the images.
     """
     if file.suffix.lower() not in _FORMATS:
         raise InputError(f"`--sheet` must end in .jpg or .png, but got --sheet={file}. Choose one of them.")
@@ -70,6 +76,16 @@ def check_sheet(file: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise InputError(
             f"`--sheet` must lie in a folder that can be written to, but got --sheet={file}. Choose another place."
+        )
+    for images in folders:
+        if images.is_dir() and file.resolve().is_relative_to(images.resolve()):
+            raise InputError(
+                f"`--sheet` must lie outside {images}, or it would become one of the images, but got --sheet={file}. "
+                "Choose another place."
+            )
+    if file.exists() and not _is_sheet(file):
+        raise InputError(
+            f"`--sheet` must be a new file or an earlier sheet, but got --sheet={file}, another file. Name a new one."
         )
 
 
@@ -108,7 +124,9 @@ def write_sheet(file: Path, rows: Sequence[SheetRow], *, title: str, pairs: bool
         for column, photo in enumerate(photos[:COLUMNS]):
             sheet.paste(_thumbnail(photo), (layout.left(column), top))
     drawn = io.BytesIO()  # Pillow itself passes over a full disk: the JPEG would be cut in silence
-    sheet.save(drawn, _FORMATS[file.suffix.lower()], quality=86)
+    said = PngImagePlugin.PngInfo()
+    said.add_text("Comment", _REMARK.decode())
+    sheet.save(drawn, _FORMATS[file.suffix.lower()], quality=86, comment=_REMARK, pnginfo=said)
     with written_aside(file) as aside:
         aside.write_bytes(drawn.getvalue())
     return file
@@ -179,6 +197,15 @@ def _check(file: Path, rows: Sequence[SheetRow]) -> None:
         )
     if file.exists() and any(path.exists() and file.samefile(path) for row in rows for path, _ in row.photos):
         raise InputError(f"`--sheet` must not be one of the photos, but got --sheet={file}. Name another file.")
+
+
+def _is_sheet(file: Path) -> bool:
+    """Whether a picture is one of ours, by the remark that `write_sheet` leaves in it."""
+    try:
+        with Image.open(file, formats=list(_FORMATS.values())) as image:
+            return _REMARK in (image.info.get("comment"), str(image.info.get("Comment", "")).encode())
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return False
 
 
 def _thumbnail(photo: Path) -> Image.Image:

@@ -235,7 +235,9 @@ def _refuse_small_classes(manifest: Manifest, given: _OfficialParts) -> None:
         parts = few([part for part in _PARTS if part == "train" or part in given.drawn])
         raise InputError(
             f"Every class must have {given.least} lesions or patients or more (near-duplicates count as one), one for "
-            f"each of {parts}, but these have fewer: {few(small)}. Add images or leave the classes out."
+            f"each of {parts}, but these have fewer: {few(small)}. Add images or leave the classes out: "
+            "`python -m core.datasets --fix` writes a table without them, and --group-column names another column of "
+            "lesions if a wrong one was taken."
         )
 
 

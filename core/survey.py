@@ -186,9 +186,9 @@ def _open_folder(listing: Listing, columns: Columns, *, chosen: bool = False) ->
             f"`--data` must be one set, but {listing.root} has {len(listing.arrays)}: {few(listing.arrays)}. "
             f"Give one of them: --data {listing.root / listing.arrays[0]}."
         )
+    below = "Give the folder that holds both, the table and its images." if chosen else "Unpack its archives."
     raise InputError(
-        f"`--data` must be a folder with images ({', '.join(sorted(SUFFIXES))}), but {listing.root} has none. "
-        "Unpack its archives or give another folder."
+        f"`--data` must be a folder with images ({', '.join(sorted(SUFFIXES))}), but {listing.root} has none. {below}"
     )
 
 

@@ -20,8 +20,9 @@ from core.backbones import build_classifier
 from core.checkpoint import RunState, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
-from core.device import autocast, compute_dtype, keep_freed_memory
+from core.device import autocast, compute_dtype, free_memory, keep_freed_memory
 from core.evaluation import EVAL_BATCH_SIZE, Evaluation, evaluate
+from core.footprint import run_bytes
 from core.losses import Criterion, class_weights, cross_entropy
 from core.optim import build_optimizer, learning_rate
 from core.prefix import Fed, Part, Prefix
@@ -150,6 +151,7 @@ class Trainer:
         self.prefix = Prefix(self.model, arch, data.source, pixels=data.pixels, activations=activations)
         self.train_part = Part(data.train_rows, data.labels, device)
         self.val_part = Part(data.val_rows, data.labels, device)
+        self._needed: dict[tuple[int, int], int] = {}  # bytes, by depth and batch size
         self._counts_C = np.bincount(data.labels[data.train_rows], minlength=len(data.classes))
 
     def train(
@@ -170,6 +172,7 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: The loss became NaN or infinite.
+            MemoryError: The run would take more memory than the machine has free.
             InputError: The config's depth is out of the model's range.
             CheckpointError: The checkpoint is damaged or of another config.
         """
@@ -206,6 +209,25 @@ class Trainer:
         self.model.set_drop_rate(config.drop_rate)
         self.model.set_unfreeze_depth(config.unfreeze_depth)
 
+    def refuse_what_does_not_fit(self, config: TrainConfig) -> None:
+        """Says that memory doesn't suffice while the process can still say it; a card says so itself.
+
+        Raises:
+            MemoryError: A run of this config would take more than the machine has free.
+        """
+        if self.device.type != "cpu":
+            return
+        key = (config.unfreeze_depth, config.batch_size)
+        if key not in self._needed:
+            self._needed[key] = run_bytes(
+                self.model.backbone, image_size=config.image_size, batch_size=config.batch_size
+            )
+        if self._needed[key] > (free := free_memory(self.device)):
+            raise MemoryError(
+                f"batches of {config.batch_size} at {config.image_size} pixels take {self._needed[key] / 1e9:.1f} GB "
+                f"of memory or more, {free / 1e9:.1f} GB are free"
+            )
+
     def criterion(self, config: TrainConfig) -> Criterion:
         """The loss that the config asks for on these data."""
         weights_C = class_weights(self._counts_C, config.rebalance)
@@ -217,6 +239,7 @@ class _Run:
 
     def __init__(self, trainer: Trainer, config: TrainConfig, *, remember: bool = True) -> None:
         trainer.reload(config)
+        trainer.refuse_what_does_not_fit(config)
         trainer.prefix.start(config, remember=remember)
         self.prefix, self.train_part, self.val_part = trainer.prefix, trainer.train_part, trainer.val_part
         self.config, self.data, self.model, self.device = config, trainer.data, trainer.model, trainer.device

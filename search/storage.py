@@ -105,9 +105,12 @@ def open_storage(studies: StudiesFolder) -> JournalStorage:
 def open_study(storage: JournalStorage, name: str) -> optuna.Study:
     """Opens a study, or starts it; the recall is to be maximised."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines would repeat ours
-    study = optuna.create_study(
-        storage=storage, study_name=name, direction=StudyDirection.MAXIMIZE, load_if_exists=True
-    )
+    try:  # first, as asking to create one that exists leaves an entry in the journal each time
+        study = optuna.load_study(storage=storage, study_name=name)
+    except KeyError:
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction=StudyDirection.MAXIMIZE, load_if_exists=True
+        )
     if study.metric_names is None:
         with warnings.catch_warnings():
             # Experimental since 3.2, and the only way to a named axis in the dashboard.

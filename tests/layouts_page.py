@@ -48,6 +48,7 @@ class Case:
     place: str
     write: Callable[[Path], object]
     flags: tuple[str, ...] = ()
+    beside: tuple[str, Callable[[Path], object]] | None = None  # another set, given together with this one
 
 
 CASES = (
@@ -63,6 +64,9 @@ CASES = (
         "the same; each image twice, and tables of pixels, which are passed over",
         "skin-cancer-mnist-ham10000",
         tabular.write_ham10000_kaggle,
+    ),
+    Case(
+        "HAM10000, merged and in lower case", "the same, wherever the images lie", "ham", tabular.write_ham10000_merged
     ),
     Case(
         "ISIC 2018 Task 3, all parts",
@@ -113,6 +117,20 @@ CASES = (
         "clinic",
         tabular.write_plain_table,
     ),
+    Case(
+        "Any table, in its own words",
+        "the columns that are named",
+        "registry",
+        tabular.write_own_words,
+        ("--image-column", "scan", "--label-column", "outcome", "--group-column", "person"),
+    ),
+    Case(
+        "Two sets together",
+        "each by itself; images that are in both count once",
+        "isic2019",
+        tabular.write_isic2019,
+        beside=("ham10000", tabular.write_ham10000_of_2019),
+    ),
 )
 
 
@@ -133,14 +151,20 @@ def run(case: Case) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as parent:
         place = Path(parent).resolve() / case.place
         case.write(place)
+        others = []
+        if case.beside is not None:
+            name, write = case.beside
+            write(place.parent / name)
+            others.append(name)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            status = cli.run(main, build_parser(), [str(place), *case.flags])
+            places = [str(place), *(str(place.parent / name) for name in others)]
+            status = cli.run(main, build_parser(), [*places, *case.flags])
         assert status == 0, printed.getvalue()
         text = re.sub(r"^(folder +).*/arrays/\S+", r"\1<cache>/arrays/…", printed.getvalue(), flags=re.MULTILINE)
         text = text.replace(str(place.parent), "/data")
         text = re.sub(r"^(fingerprint +)[0-9a-f]+", r"\1…", text, flags=re.MULTILINE)
-    return " ".join(["python -m core.datasets", case.place, *case.flags]), text
+    return " ".join(["python -m core.datasets", case.place, *others, *case.flags]), text
 
 
 if __name__ == "__main__":

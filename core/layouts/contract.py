@@ -14,6 +14,7 @@ from core.errors import few
 from core.listing import Listing
 
 TRAIN, VAL, TEST = "train", "val", "test"
+LABELS = ("label", "class", "diagnosis", "dx", "target", "category", "y", "diagnostic")  # usual names of such columns
 _ROLES = {
     **dict.fromkeys(("train", "training", "trainset"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "valset", "dev", "eval"), VAL),

@@ -67,7 +67,8 @@ class Index:
         bare = _bare(path)
         found: list[str] | None = None
         if bare != path or "/" in path:
-            own = posixpath.join(self._spell(folder), path)
+            # Also `../img/a.jpg` beside the folder of the table; what leads out of the root is in no index.
+            own = posixpath.normpath(posixpath.join(self._spell(folder), path))
             found = self._paths.get(own) or self._paths.get(path)
             if "/" in path:
                 keys = (own, path, _bare(own), bare)

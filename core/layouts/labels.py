@@ -1,6 +1,6 @@
 """What a table of labels says, line by line, and the rules that hold for all of them, whatever their format."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from core.errors import InputError, few
@@ -46,6 +46,7 @@ class Reading:
         official: It is what a challenge or an archive gives out, whose files' names tell official parts.
         optional: Images of lines without a class are unlabelled; else they are left out, with a sentence in `faults` or
             `notes`.
+        named: The user named the column of classes, so that every word in it is a class, `none` as well.
         group: The column of groups if the user named it; else it is found out.
         faults: As in `core.layouts.contract.Recognised`.
         notes: Likewise.
@@ -58,6 +59,7 @@ class Reading:
     labels: Sequence[str]
     official: bool = True
     optional: bool = False
+    named: bool = False
     group: str = ""
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -133,7 +135,7 @@ def check_lines(path: str, table: Table, reading: Reading) -> LabelTable:
     patient, lesion = (reading.group, "") if reading.group else group_columns(table, _taken(reading))
     groups = _find_groups(lines, patient, lesion)
     used = [reading.image, *reading.columns, *filter(None, [patient, lesion])]
-    label_of = {label: known(label) for label in set(reading.labels)}
+    label_of = {label: label if reading.named else known(label) for label in set(reading.labels)}
     labels = [label_of[label] for label in reading.labels]
     said = [
         Labelled(name, label, of, role, weightless)
@@ -153,8 +155,20 @@ def check_lines(path: str, table: Table, reading: Reading) -> LabelTable:
         lines=kept,
         left_out=[name for name in dict.fromkeys(named) if name not in passed],
         faults=[*faults, *wrong, *contradictions],
-        notes=[*reading.notes, *passed_over, *repeats],
+        notes=[*reading.notes, *_not_known(table, reading, label_of), *passed_over, *repeats],
     )
+
+
+def _not_known(table: Table, reading: Reading, label_of: Mapping[str, str]) -> list[str]:
+    """A note on words that stand for no class; where they do mean one, the user can say so."""
+    unknown = [label for label in reading.labels if label and not label_of[label]]
+    if not unknown or len(reading.columns) != 1:
+        return []
+    column = reading.columns[0]
+    return [
+        f"rows of {table.name} that say {few(sorted(set(unknown)))} in {column} are left out, as if nothing were known "
+        f"({len(unknown):,}); with --label-column {column} that is a class"
+    ]
 
 
 def _find_roles(table: Table, reading: Reading) -> tuple[list[str | None], list[str], list[str]]:

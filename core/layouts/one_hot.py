@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from core.errors import InputError, few
-from core.layouts.contract import known
+from core.layouts.contract import LABELS, known
 from core.layouts.labels import EXTRAS, Reading, find_wrong, read_lines
 from core.tables import Line, Table
 
-_NAMES = ("image", "image_id", "image_name", "isic_id")
+_NAMES = ("image", "image_id", "image_name", "isic_id", "filename", "file_name", "file", "path", "image_path")
 _CODES = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "scc", "unk"})
 _UNKNOWN = "unk"
 _ANYBODYS = "one-hot table"
@@ -15,7 +15,7 @@ _SAME = {"ak": "akiec"}  # ISIC 2019's name for what HAM10000 and ISIC 2018 call
 _ISIC_2018 = frozenset({"mel", "nv", "bcc", "akiec", "bkl", "df", "vasc"})
 _ISIC_2019 = frozenset({"mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc"})
 
-_VALUES = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+_VALUES = dict.fromkeys(("1", "1.0", "1,0", "true"), True) | dict.fromkeys(("0", "0.0", "0,0", "false"), False)
 _SAMPLE = 1_000  # lines by which a table is recognised
 # Shares of the sample that must be one-hot. Columns of 0 and 1 may be findings of which an image has any number, and
 # columns of the known codes may be somebody's predictions.
@@ -26,6 +26,9 @@ def one_hot(table: Table) -> Reading | None:
     """A column of image names; all others, but for weights, groups and splits, are 0 or 1, and one is 1 in each row."""
     image = next(filter(table.has, _NAMES), "")
     classes = _class_columns(table)
+    layout = _layout(classes)
+    if layout == _ANYBODYS and any(map(table.has, LABELS)):  # these say it, and the columns of 0 and 1 something else
+        return None
     if not image or len(classes) < 2 or not _is_one_hot(table, classes):
         return None
     lines, faults = read_lines(table, [image, *classes])
@@ -40,7 +43,6 @@ def one_hot(table: Table) -> Reading | None:
         )
     if renamed := [column for column in classes if column.lower() in _SAME]:
         notes.append(f"{few(renamed)} of {table.name} is called {_SAME[renamed[0].lower()]}, as in HAM10000")
-    layout = _layout(classes)
     return Reading(
         layout=layout,
         official=layout != _ANYBODYS,

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from core.errors import InputError, few
-from core.layouts.contract import Columns
+from core.layouts.contract import LABELS, Columns
 from core.layouts.image_names import ImageNames
 from core.layouts.labels import Reading, read_lines
 from core.tables import Line, Table
 
-_LABELS = ("label", "class", "diagnosis", "dx", "target", "category", "y", "diagnostic")
 _IMAGES = (
     *("path", "file", "filename", "file_name", "filepath", "image", "image_id", "image_path", "image_name"),
     *("img", "img_id", "isic_id", "id"),
@@ -44,6 +43,7 @@ def plain_table(path: str, table: Table, columns: Columns, images: ImageNames) -
         labels=[line[label] for line in lines],
         official=False,
         optional=True,
+        named=bool(columns.label),
         group=columns.group,
         faults=faults,
     )
@@ -55,7 +55,7 @@ def _guess(table: Table, columns: Columns) -> tuple[list[str], str]:
     images = [name for name in _IMAGES if table.has(name) and name not in named]
     candidates = [columns.image] if columns.image else images
     named.update(candidates if len(candidates) == 1 else ())
-    return candidates, columns.label or next((name for name in _LABELS if table.has(name) and name not in named), "")
+    return candidates, columns.label or next((name for name in LABELS if table.has(name) and name not in named), "")
 
 
 def _most_hits(path: str, lines: Iterable[Line], candidates: Sequence[str], images: ImageNames) -> tuple[str, int]:
@@ -77,7 +77,8 @@ def refuse_columns(root: Path, tables: Sequence[Table], columns: Columns) -> Inp
     if not holders:
         return InputError(
             f"`{next(iter(given))}` must be a column of a table below {root}, but got {asked}, and {there}. "
-            "Name one of those columns."
+            "Name one of those columns; if another of several sets has it, write that one down with --fix and give the "
+            "file."
         )
     guesses = zip(("--image-column", "--label-column"), _guess(holders[0], columns), strict=True)
     open_ = [flag for flag, guess in guesses if not guess]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from tests.fixtures.images import draw_image
 from tests.fixtures.server import Quirk, Server, dataverse_answer, noise, serving, zipped
 
 ROOT = Path(__file__).resolve().parents[2]
-HASTY = Patience(connect_s=2, read_s=0.3, tries=2, pause_s=0.001)
+HASTY = Patience(connect_s=2, read_s=1.0, tries=2, pause_s=0.001)
 PART_1, PART_2, TABLE = "HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip", "HAM10000_metadata"
 API = "/api/datasets/:persistentId/"
 
@@ -303,6 +304,28 @@ def test_the_room_for_all_of_it_is_asked_for_first(
     with pytest.raises(InputError, match=r"must have about 6,019 MB free, but has 5,000 MB"):
         download("isic2018", tmp_path, base_url=server.url)
     assert server.requests == []
+
+
+def test_a_bar_counts_every_megabyte(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: dict[str, list[int]] = {}
+
+    class Bar:
+        def __init__(self, steps: list[int]) -> None:
+            self.steps = steps
+
+        def advance(self, n: int = 1) -> None:
+            self.steps.append(n)
+
+    @contextmanager
+    def progress(description: str, total: int) -> Iterator[Bar]:
+        counted[description] = [total]
+        yield Bar(counted[description])
+
+    monkeypatch.setattr("core.cli.progress", progress)
+    fetch(small(server, noise(0, 3_200_000)), tmp_path, patience=HASTY)
+    total, *steps = counted["table.csv, MB"]
+    assert (total, sum(steps)) == (3, 3)
+    assert len(steps) > 1
 
 
 def test_a_name_that_the_server_gives_is_passed_over(server: Server, tmp_path: Path) -> None:

@@ -204,3 +204,21 @@ def test_a_sheet_where_nobody_may_write_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(InputError, match="`--sheet` must lie in a folder that can be written to"):
         check_sheet(tmp_path / "sheet.png")
+
+
+def test_a_sheet_replaces_an_earlier_one_and_no_other_file(tmp_path: Path, photos: list[tuple[Path, str]]) -> None:
+    for name in ("sheet.png", "sheet.jpg"):
+        check_sheet(write_sheet(tmp_path / name, [SheetRow("a", photos)], title=""))
+    (tmp_path / "notes.jpg").write_text("mine")
+    Image.new("RGB", (9, 9)).save(tmp_path / "mine.png")
+    for name in ("notes.jpg", "mine.png"):
+        with pytest.raises(InputError, match=r"`--sheet` must be a new file or an earlier sheet, but got .*, another"):
+            check_sheet(tmp_path / name)
+
+
+def test_a_sheet_among_the_images_would_become_one(tmp_path: Path) -> None:
+    (tmp_path / "images" / "nv").mkdir(parents=True)
+    for file in (tmp_path / "images" / "sheet.png", tmp_path / "images" / "nv" / "sheet.png"):
+        with pytest.raises(InputError, match=r"`--sheet` must lie outside .*/images, or it would become one"):
+            check_sheet(file, [tmp_path / "images"])
+    check_sheet(tmp_path / "sheet.png", [tmp_path / "images", tmp_path / "table.csv"])

@@ -229,3 +229,11 @@ def test_golden_losses_of_a_short_run(trainer: Trainer) -> None:
     """A refactoring keeps these; whoever changes them on purpose says why."""
     result = trainer.train(config(trainer, batch_size=32, drop_rate=0.3, label_smoothing=0.1), go_on)
     assert losses(result.history) == pytest.approx(GOLDEN_TRAIN_LOSSES, rel=1e-3)
+
+
+def test_a_run_that_cannot_fit_is_told_before_it_takes_the_memory(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.trainer.free_memory", lambda device: 10**6)
+    with pytest.raises(MemoryError, match=r"batches of 24 at 32 pixels take 0\.\d GB of memory or more, 0\.0 GB are"):
+        trainer.train(config(trainer, batch_size=24), go_on)

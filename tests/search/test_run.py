@@ -13,7 +13,10 @@ from pathlib import Path
 
 import optuna
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from core.cli import run
 from core.demo import write_demo
@@ -107,6 +110,68 @@ def test_a_study_is_continued_only_with_what_it_was_started_with(
 ) -> None:
     assert search(*SMALL, "--data", images, "--studies", searched, "--trials", 9, *arguments) == 2
     assert re.search(sentence, capsys.readouterr().err)
+
+
+def write_weights(file: Path, *, seed: int) -> Path:
+    """First weights for the smallest of networks."""
+    torch.manual_seed(seed)
+    save_file(timm.create_model("test_efficientnet").state_dict(), file)
+    return file
+
+
+def test_a_study_of_other_weights_is_refused(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (write_weights(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2))
+    command = ["--arch", "test_efficientnet", "--image-size", "32", "--device", "cpu", "--source", "torch"]
+    command += ["--data", images, "--studies", tmp_path / "studies", "--epochs", 1, "--weights"]
+    assert search(*command, first, "--trials", 1) == 0
+    before = contents(tmp_path / "studies")
+    capsys.readouterr()
+    assert search(*command, second, "--trials", 2) == 2
+    assert re.search(r"these differ: weights \(was .*, hash \w{8}, now .*, hash \w{8}\)\. .*--study", error_of(capsys))
+    assert contents(tmp_path / "studies") == before
+
+
+def test_a_study_of_another_space_is_refused(
+    searched: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = shutil.copytree(searched, tmp_path / "studies")
+    file = studies / "demo-test_efficientnet" / "study.json"
+    study = json.loads(file.read_text())
+    study["space"]["parameters"]["lr"] = "0.1 to 1"
+    file.write_text(json.dumps(study | {"space": study["space"] | {"hash": "0" * 64}}))
+    assert search(*SMALL, "--data", images, "--studies", studies, "--trials", 9, "--epochs", 2) == 2
+    assert "these differ: space (lr was 0.1 to 1, now " in error_of(capsys)
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence of a refusal."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("INFO", "WARNING"))]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--arch", "efficientnet_b3"], "`weights` must be found for efficientnet_b3, but"),
+        (["--arch", "vit_tiny_patch16_224", "--weights", "none", "--image-size", "100"], "image-size|image_size"),
+        (["--arch", "mobilenet", "--weights", "OTHERS"], r"must .*mobilenet.*, but .*1\.safetensors"),
+    ],
+    ids=["no hub", "a size that the backbone refuses", "another architecture's weights"],
+)
+def test_what_a_backbone_refuses_is_one_sentence_and_nothing_is_written(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    weights = str(write_weights(tmp_path / "1.safetensors", seed=1))
+    studies = tmp_path / "studies"
+    words = [weights if word == "OTHERS" else word for word in arguments]
+    assert search(*words, "--device", "cpu", "--data", images, "--studies", studies, "--trials", 1) == 2
+    assert re.search(sentence, error_of(capsys))
+    assert not studies.exists()
 
 
 def test_a_study_of_other_data_is_refused(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -215,6 +215,50 @@ def test_the_names_of_anybodys_tables_tell_no_parts_and_that_is_said(tmp_path: P
     ]
 
 
+def write_part(folder: Path, name: str, *rows: tuple[str, str]) -> None:
+    write_rows(folder / name, ("image", "label"), rows)
+
+
+def test_tables_that_are_all_called_like_parts_and_share_no_image_tell_parts(tmp_path: Path) -> None:
+    write_images(tmp_path, "in/a.jpg", "in/b.jpg", "in/c.jpg")
+    for name, image, label in (("train.csv", "a", "nv"), ("val.csv", "b", "mel"), ("test.csv", "c", "nv")):
+        write_part(tmp_path, name, (image, label))
+
+    found = recognise(tmp_path)
+
+    assert splits(found) == {"in/a.jpg": "train", "in/b.jpg": "val", "in/c.jpg": "test"}
+    assert found.notes == []
+
+
+def test_tables_that_share_an_image_tell_no_parts(tmp_path: Path) -> None:
+    write_images(tmp_path, "in/a.jpg", "in/b.jpg")
+    write_part(tmp_path, "train.csv", ("a", "nv"), ("b", "mel"))
+    write_part(tmp_path, "test.csv", ("b", "mel"))
+
+    assert set(splits(recognise(tmp_path)).values()) == {""}
+
+
+def test_a_submission_beside_labels_tells_nothing(tmp_path: Path) -> None:
+    write_images(tmp_path, "train_images/a.jpg", "train_images/b.jpg", "test_images/c.jpg")
+    write_part(tmp_path, "labels.csv", ("a", "nv"), ("b", "mel"))
+    write_part(tmp_path, "sample_submission.csv", ("c", "mel"))
+
+    found = recognise(tmp_path)
+
+    assert sorted(splits(found)) == ["train_images/a.jpg", "train_images/b.jpg"]
+    assert found.unlabelled == ["test_images/c.jpg"]
+
+
+def test_paths_upwards_find_what_lies_in_the_folder_and_nothing_beyond(tmp_path: Path) -> None:
+    write_images(tmp_path, "outside.jpg", "set/in/a.jpg", "set/in/b.jpg")
+    write_part(tmp_path / "set", "tables/t.csv", ("../in/a.jpg", "nv"), ("../in/b", "mel"), ("../../outside.jpg", "nv"))
+
+    found = recognise(tmp_path / "set")
+
+    assert sorted(splits(found)) == ["in/a.jpg", "in/b.jpg"]
+    assert found.missing == ["../../outside.jpg"]
+
+
 def test_the_folders_of_anybodys_tables_tell_parts(tmp_path: Path) -> None:
     write_images(tmp_path, "a.jpg", "b.jpg")
     for part, row in (("train", ("a", "nv")), ("test", ("b", "mel"))):

@@ -250,3 +250,36 @@ def test_whatever_stands_in_tables_only_listed_images_become_rows(
     assert not set(paths) & set(found.unlabelled)
     assert all(row.label and row.split in ("", "train", "val", "test") for row in found.rows)
     assert all("\n" not in sentence for sentence in (*found.faults, *found.notes))
+
+
+def test_a_word_that_means_nothing_known_is_told_and_is_a_class_once_the_column_is_named(folder: Path) -> None:
+    write_rows(folder / "t.csv", ("image", "label"), [("a", "none"), ("b", "mild"), ("c", "severe")])
+
+    guessed = recognise(folder)
+    named = recognise(folder, label="label")
+
+    assert [row[1] for row in said(guessed)] == ["mild", "severe"]
+    assert guessed.notes == [
+        "rows of t.csv that say none in label are left out, as if nothing were known (1); with --label-column label "
+        "that is a class"
+    ]
+    assert ([row[1] for row in said(named)], named.notes) == (["none", "mild", "severe"], [])
+
+
+def test_columns_of_findings_beside_a_column_of_classes_are_no_classes(folder: Path) -> None:
+    write_rows(folder / "t.csv", ("image", "sex", "smoker", "target"), [("a", 0, 1, 0), ("b", 0, 0, 1), ("c", 0, 1, 0)])
+
+    found = recognise(folder)
+
+    assert (found.layout, [row[1] for row in said(found)]) == ("plain table", ["0", "1", "0"])
+
+
+@pytest.mark.parametrize(("one", "zero"), [("1", "0"), ("1,0", "0,0"), ("TRUE", "FALSE")])
+def test_one_hot_tables_may_name_files_and_write_numbers_as_people_do(folder: Path, one: str, zero: str) -> None:
+    rows = [("a.jpg", one, zero), ("b.jpg", zero, one), ("c.jpg", one, zero)]
+    with (folder / "_classes.csv").open("w", newline="") as file:
+        csv.writer(file, delimiter=";").writerows([("filename", "wart", "mole"), *rows])
+
+    found = recognise(folder)
+
+    assert (found.layout, [row[1] for row in said(found)]) == ("one-hot table", ["wart", "mole", "wart"])

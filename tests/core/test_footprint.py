@@ -1,0 +1,49 @@
+"""What a run takes of the memory is told before it is taken."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from core.archs import resolve_arch
+from core.backbones import build_classifier
+from core.footprint import run_bytes
+
+MEASURE = """
+import resource, sys, torch
+from core.archs import resolve_arch
+from core.backbones import build_classifier
+model = build_classifier(resolve_arch("mobilenet"), num_classes=7, weights=None, seed=0)
+images = torch.randn(16, 3, 224, 224)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model(images).sum().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def test_the_estimate_is_near_what_a_step_takes() -> None:
+    model = build_classifier(resolve_arch("mobilenet"), num_classes=7, weights=None, seed=0)
+    estimate = run_bytes(model.backbone, image_size=224, batch_size=16)
+    printed = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True).stdout
+    assert 0.5 * estimate < float(printed) < 2 * estimate  # allocators keep some, and layers work in place
+
+
+def test_it_grows_with_area_and_batch_and_shrinks_with_what_is_frozen() -> None:
+    model = build_classifier(resolve_arch("test_efficientnet"), num_classes=7, weights=None, seed=0)
+    small = run_bytes(model.backbone, image_size=64, batch_size=512)
+    assert run_bytes(model.backbone, image_size=128, batch_size=512) == pytest.approx(4 * small, rel=0.1)
+    assert run_bytes(model.backbone, image_size=64, batch_size=1024) == pytest.approx(2 * small, rel=0.01)
+    model.set_unfreeze_depth(1)
+    assert run_bytes(model.backbone, image_size=64, batch_size=512) < small / 2
+
+
+def test_nothing_is_computed_or_changed() -> None:
+    model = build_classifier(resolve_arch("test_efficientnet"), num_classes=7, weights=None, seed=0).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert run_bytes(model.backbone, image_size=4096, batch_size=64) > 50e9
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000  # KB
+    assert not model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
