@@ -1,0 +1,116 @@
+"""The honest opponent: what a competent user writes with torchvision and a DataLoader, given its best settings.
+
+Legend: B images of a batch, S side of an image in pixels.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import InterpolationMode, v2
+
+
+class PlainImages(Dataset[tuple[torch.Tensor, int]]):
+    """Image files, decoded, scaled and cropped to the centre square whenever they are asked for."""
+
+    def __init__(
+        self, files: Sequence[Path], labels: Sequence[int], *, image_size: int, augment_strength: float = 0.0
+    ) -> None:
+        """Decodes nothing yet.
+
+        Args:
+            files: One path an image.
+            labels: One class an image.
+            image_size: S, pixels.
+            augment_strength: Scale of the ranges of the random transforms; 0 for none.
+        """
+        self.files = [str(file) for file in files]
+        self.labels = [int(label) for label in labels]
+        self.image_size = image_size
+        self.augment = random_transforms(augment_strength) if augment_strength else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """One image, uint8 (3, S, S), and its label."""
+        image: torch.Tensor = decode_image(self.files[index], mode=ImageReadMode.RGB)
+        # As uint8, and cropped last: the decoder's channels_last image, if whole, has the fast way through the resize.
+        image = v2.functional.resize(image, [self.image_size], antialias=True)
+        image = v2.functional.center_crop(image, [self.image_size, self.image_size])
+        return image if self.augment is None else self.augment(image), self.labels[index]
+
+
+def random_transforms(strength: float) -> v2.Transform:
+    """torchvision's transforms with the ranges of `core.augment` at a strength."""
+    factor = math.exp(0.2 * strength)  # of zoom and contrast
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.RandomAffine(
+                degrees=180 * min(strength, 1),
+                translate=(0.05 * strength, 0.05 * strength),  # of the side; ours is 0.1 of its half
+                scale=(1 / factor, factor),
+                interpolation=InterpolationMode.BILINEAR,
+                fill=None,  # black as by default, without a mask that is turned too
+            ),
+            v2.ColorJitter(
+                brightness=0.2 * strength,  # a factor: at mid-grey 0.1 of the full range
+                contrast=(1 / factor, factor),
+            ),
+        ]
+    )
+
+
+def plain_loader(
+    images: PlainImages,
+    *,
+    batch_size: int,
+    workers: int,
+    prefetch: int = 2,
+    shuffle: bool = False,
+    generator: torch.Generator | None = None,
+    pin_memory: bool = False,
+) -> DataLoader[tuple[torch.Tensor, int]]:
+    """Batches of uint8 (B, 3, S, S) and int64 (B,); the last one may be smaller.
+
+    Args:
+        images: What to load.
+        batch_size: B.
+        workers: Processes, which outlive the epoch; 0 to decode in this one.
+        prefetch: Batches that each worker prepares in advance.
+        shuffle: Whether each epoch has another order.
+        generator: Where the orders come from; torch's global one by default.
+        pin_memory: True where batches go to a GPU.
+    """
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        persistent_workers=workers > 0,
+        # Threads of this process, of which OpenMP has some, don't survive a fork.
+        multiprocessing_context="spawn" if workers else None,
+        shuffle=shuffle,
+        generator=generator,
+        pin_memory=pin_memory,
+    )
+
+
+def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """What a model sees of a batch, on its device: there, because as uint8 it travels in a quarter of the bytes.
+
+    Args:
+        images: uint8 (B, 3, S, S).
+        mean: Mean of each channel in [0, 1].
+        std: Standard deviation likewise.
+
+    Returns:
+        float32 (B, 3, S, S), channels_last.
+    """
+    scaled: torch.Tensor = v2.functional.normalize(images.float().div_(255), mean, std, inplace=True)
+    return scaled.contiguous(memory_format=torch.channels_last)
