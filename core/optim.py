@@ -35,6 +35,21 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     return kind(groups, lr=config.lr, fused=fused)
 
 
+def reset_optimizer(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
+    """Brings an optimiser of `build_optimizer` back to before its first step, with the config's values.
+
+    Args:
+        optimizer: Of the config's kind and depth.
+        config: Of the run to come.
+    """
+    optimizer.state.clear()
+    optimizer.zero_grad(set_to_none=True)
+    decaying, others = optimizer.param_groups
+    decaying["weight_decay"] = config.weight_decay
+    for group in (decaying, others):
+        group["lr"] = config.lr
+
+
 def learning_rate(config: TrainConfig, progress: float, val_recalls: Sequence[float]) -> float:
     """The learning rate at a point of the run.
 

@@ -23,6 +23,7 @@ from core.demo import VERSION, write_demo
 from core.device import free_memory
 from core.disk_tier import room_for_activations
 from core.errors import InputError
+from core.learners import compiler_for
 from core.loaders import open_source
 from core.manifest import Manifest
 from core.pixels import pixels_key
@@ -142,6 +143,7 @@ class Setup:
             seed=settings.seed,
             activations=open_activations(device=device, memory=max(0, memory - source.held), disk=disk, folder=folder),
             checkpoint_share=CHECKPOINT_SHARE,
+            compiler=compiler_for(device),
         )
 
 

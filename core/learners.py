@@ -1,0 +1,78 @@
+"""The part of a network that learns, as a function: compiled once for each depth where compiling pays."""
+
+import importlib.util
+import types
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from core.classifier import Classifier
+
+Learner = Callable[[Tensor], Tensor]  # what `core.prefix.Prefix.batches` gives (B, ...) to logits (B, C)
+Compiler = Callable[[Learner], Learner]
+
+
+def compiler_for(device: torch.device) -> Compiler | None:
+    """`torch.compile` on CUDA, where launching the many small kernels of a MobileNet takes longer than they run.
+
+    None elsewhere: on a CPU it would take a C++ compiler and half a minute a depth, and give other numbers than a
+    machine without one. PyTorch's own TORCH_COMPILE_DISABLE=1 turns it off.
+    """
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    # fullgraph, because a graph that breaks, or a ninth one, would return to the slow way without a word.
+    return cast(Compiler, lambda learner: torch.compile(learner, fullgraph=True))
+
+
+class Learners:
+    """The learning parts of one model, by depth. Dropout lies in a buffer, so that one graph serves all its values.
+
+    Args:
+        model: The model.
+        compiler: What makes a function faster; None leaves it as it is.
+    """
+
+    def __init__(self, model: Classifier, compiler: Compiler | None) -> None:
+        self._model, self._compiler = model, compiler
+        self._learners: dict[int, Learner] = {}
+
+    def at(self, image_size: int) -> Learner:
+        """The learning part at the model's present depth.
+
+        Args:
+            image_size: Side of the images that the model sees, pixels.
+        """
+        depth = self._model.unfreeze_depth
+        if depth not in self._learners:
+            self._learners[depth] = self._build(image_size)
+        return self._learners[depth]
+
+    def _build(self, image_size: int) -> Learner:
+        model, cut = self._model, self._model.cut(image_size)
+
+        def whole(inputs: Tensor) -> Tensor:
+            return cast(Tensor, model(inputs))
+
+        def second_half(inputs: Tensor) -> Tensor:
+            assert cut is not None, "only used where there is one"
+            return model.classify(cut.learning(inputs))
+
+        learner: Learner = whole if cut is None else second_half
+        if self._compiler is None:
+            return learner
+        compiled = self._compiler(_with_own_code(learner))
+
+        def learn(inputs: Tensor) -> Tensor:
+            # One graph for all batch sizes, the smaller last batch included.
+            torch._dynamo.maybe_mark_dynamic(inputs, 0)
+            return compiled(inputs)
+
+        return learn
+
+
+def _with_own_code(learner: Any) -> Learner:
+    """The same function with a code object of its own: that is where Dynamo keeps its graphs, eight at most in each."""
+    code = learner.__code__.replace()
+    return types.FunctionType(code, learner.__globals__, learner.__name__, None, learner.__closure__)

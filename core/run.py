@@ -1,0 +1,256 @@
+"""One config on its way from its first epoch to its last.
+
+Shapes: N examples, B batch, C classes.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from core.checkpoint import RunState, load_checkpoint, save_checkpoint
+from core.classifier import Classifier
+from core.config import TrainConfig
+from core.device import autocast, compute_dtype
+from core.evaluation import EVAL_BATCH_SIZE, Evaluation, evaluate
+from core.learners import Learner
+from core.losses import Criterion
+from core.optim import learning_rate
+from core.prefix import Fed, Part, Prefix
+from core.seeds import DROPOUT, derive_seed, epoch_order
+
+Rows = npt.NDArray[np.int64]
+
+# Looking at a loss makes the CPU wait for the GPU; every 50 steps that costs nothing, and no more than 50 are wasted.
+FINITE_CHECK_STEPS = 50
+
+MOST_REPEATED_S = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"the loss was not finite in epoch {epoch}, step {step}")
+        self.epoch, self.step = epoch, step
+
+
+class EpochResult(NamedTuple):
+    """One epoch."""
+
+    epoch: int  # counted from 0
+    lr: float  # of its last step
+    images_per_s: float  # while training
+    elapsed_s: float  # of the run so far, validation included
+    train: Evaluation  # running: each batch before its step, as augmented and with dropout
+    val: Evaluation
+
+    def to_row(self, classes: Sequence[str]) -> dict[str, float]:
+        """The epoch as a row of `history.csv`."""
+        row = {"epoch": self.epoch, "lr": self.lr, "images_per_s": self.images_per_s, "elapsed_s": self.elapsed_s}
+        for part, evaluation in (("train", self.train), ("val", self.val)):
+            row |= {
+                f"{part}_{name}": getattr(evaluation, name) for name in ("loss", "accuracy", "recall", "recall_argmax")
+            }
+            row |= {f"{part}_recall_{name}": recall for name, recall in zip(classes, evaluation.recalls, strict=True)}
+        return row
+
+
+class Saving:
+    """Decides when a checkpoint is worth its time, from what the last one took.
+
+    Args:
+        share: Of the time between two checkpoints that the second may take.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._cost_s = 0.1  # until it has been measured: 40 MB to an ordinary disk
+        self._since = time.perf_counter()
+
+    def is_due(self) -> bool:
+        """Whether the time since the last one pays for the next, or is more than may be repeated."""
+        waited_s = time.perf_counter() - self._since
+        return self._cost_s <= self._share * waited_s or waited_s >= MOST_REPEATED_S
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        now = time.perf_counter()
+        self._cost_s, self._since = now - self._since, now
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """One config, and everything that it needs, ready for its first step.
+
+    Attributes:
+        config: What to run.
+        labels: Class of every row of the manifest, int64.
+        classes: Class names.
+        train_part: What is learned from.
+        val_part: What is validated on.
+        train_rows: Rows of `train_part`, any order.
+        val_rows: Rows of `val_part`, in the order of all validation probabilities.
+        model: With the config's first weights, dropout and depth.
+        learn: Its learning part.
+        prefix: Feeds that.
+        criterion: The loss.
+        optimizer: Without memory of earlier runs.
+        device: Where to compute.
+        saving: Decides when to save.
+    """
+
+    config: TrainConfig
+    labels: Rows
+    classes: Sequence[str]
+    train_part: Part
+    val_part: Part
+    train_rows: Rows
+    val_rows: Rows
+    model: Classifier
+    learn: Learner
+    prefix: Prefix
+    criterion: Criterion
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    saving: Saving
+
+    def __post_init__(self) -> None:
+        self.state = RunState()
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute_dtype(self.device) == torch.float16)
+
+    def resume(self, checkpoint_file: Path) -> None:
+        """Goes on where a checkpoint was written.
+
+        Raises:
+            CheckpointError: It is damaged or of another config.
+        """
+        self.state = load_checkpoint(
+            checkpoint_file, config=self.config, model=self.model, optimizer=self.optimizer, scaler=self.scaler
+        )
+        _log.info("continuing after epoch %d of %d", self.state.next_epoch, self.config.epochs)
+
+    def save(self, checkpoint_file: Path) -> None:
+        """Writes a checkpoint."""
+        save_checkpoint(
+            checkpoint_file,
+            config=self.config,
+            state=self.state,
+            model=self.model,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+        )
+
+    def finish(
+        self,
+        on_epoch: Callable[[EpochResult], str | None],
+        checkpoint_file: Path | None,
+        on_step: Callable[[int], None],
+    ) -> str:
+        """Trains the epochs that are left; returns the reason to end early, or nothing."""
+        while self.state.next_epoch < self.config.epochs:
+            result = self.train_epoch(self.state.next_epoch, on_step)
+            self.state.history.append(result.to_row(self.classes))
+            if (reason := on_epoch(result) or "") or self.state.next_epoch == self.config.epochs:
+                return reason
+            waited = result.epoch - self.state.best_epoch
+            if 0 < self.config.patience <= waited:
+                return f"no better validation recall for {waited} epochs"
+            # Last, so that whoever continues from here has nothing of this epoch left to do.
+            if checkpoint_file is not None and self.saving.is_due():
+                with self.saving:
+                    self.save(checkpoint_file)
+        return ""
+
+    def train_epoch(self, epoch: int, on_step: Callable[[int], None]) -> EpochResult:
+        """Trains one epoch and validates it; remembers it if it is the best so far."""
+        start = time.perf_counter()
+        order = epoch_order(self.train_rows, self.config, epoch)
+        probs_NC, lr = self.train_rows_in_order(order, epoch, on_step)
+        train_s = time.perf_counter() - start
+        # The second half of the epoch shows what the model has learned; the first is still on its way there.
+        prior_C = probs_NC[len(probs_NC) // 2 :].mean(0, dtype=np.float64)
+        val_probs_NC = self.predict_val(self.val_rows)
+        if not np.isfinite(val_probs_NC).all():
+            raise NonFiniteLossError(epoch, -(-len(order) // self.config.batch_size))  # of the step to come
+        self.state.elapsed_s += time.perf_counter() - start
+        result = EpochResult(
+            epoch=epoch,
+            lr=lr,
+            images_per_s=len(order) / train_s,
+            elapsed_s=self.state.elapsed_s,
+            train=evaluate(self.labels[order], probs_NC, prior_C),
+            val=evaluate(self.labels[self.val_rows], val_probs_NC, prior_C),
+        )
+        best = max((row["val_recall"] for row in self.state.history), default=-1.0)
+        if result.val.recall > best:
+            self.state.best_epoch = epoch
+            self.state.best_model = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
+            self.state.best_tensors = {"val_probs": torch.from_numpy(val_probs_NC), "prior": torch.from_numpy(prior_C)}
+        return result
+
+    def train_rows_in_order(
+        self, order: Rows, epoch: int, on_step: Callable[[int], None] = lambda images: None
+    ) -> tuple[npt.NDArray[np.float32], float]:
+        """Takes a step for each batch; returns each row's probabilities (N, C) before its step, and the last rate."""
+        config, steps = self.config, -(-len(order) // self.config.batch_size)
+        recalls = [row["val_recall"] for row in self.state.history]
+        torch.manual_seed(derive_seed(config.seed, config.trial, epoch, DROPOUT))
+        self.model.train()
+        logits: list[torch.Tensor] = []
+        unchecked: list[torch.Tensor] = []
+        lr = 0.0
+        batches = self.prefix.batches(self.train_part, order, epoch=epoch, batch_size=config.batch_size)
+        for step, batch in enumerate(batches):
+            lr = learning_rate(config, epoch + (step + 0.5) / steps, recalls)
+            logits_BC, loss = self.step(batch, lr)
+            logits.append(logits_BC)
+            unchecked.append(loss)
+            if self.device.type == "cpu" or step + 1 == steps or len(unchecked) == FINITE_CHECK_STEPS:
+                _check_finite(unchecked, epoch, step)
+                unchecked.clear()
+            on_step(len(batch.labels))
+        return torch.cat(logits).softmax(1).cpu().numpy(), lr
+
+    def step(self, batch: Fed, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step of the optimiser; returns logits (B, C) and loss, still on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with autocast(self.device):
+            logits_BC = self.learn(batch.inputs)
+        logits_BC = logits_BC.float()
+        loss = self.criterion(logits_BC, batch.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return logits_BC.detach(), loss.detach()
+
+    def predict_val(self, rows: Rows) -> npt.NDArray[np.float32]:
+        """Probabilities (N, C) of validation rows."""
+        self.model.eval()
+        probs: list[torch.Tensor] = []
+        # Not inference_mode: what is remembered here may be read elsewhere.
+        with torch.no_grad():
+            for batch in self.prefix.batches(self.val_part, rows, epoch=None, batch_size=EVAL_BATCH_SIZE):
+                with autocast(self.device):
+                    logits_BC = self.prefix.classify(batch.inputs)
+                probs.append(logits_BC.float().softmax(1))
+        return torch.cat(probs).cpu().numpy()
+
+
+def _check_finite(losses: list[torch.Tensor], epoch: int, last_step: int) -> None:
+    """Raises NonFiniteLossError for the first loss, of steps up to `last_step`, that is NaN or infinite."""
+    finite = torch.isfinite(torch.stack(losses)).tolist()
+    if not all(finite):
+        raise NonFiniteLossError(epoch, last_step - len(losses) + 1 + finite.index(False))
