@@ -6,7 +6,6 @@ of trials is a function of the seed, so that the same list can be recorded at se
 """
 
 import argparse
-import dataclasses
 import platform
 import sys
 import time
@@ -37,71 +36,43 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Runs the trials that are missing."""
-    import numpy as np
-
-    from core.activations import open_activations
-    from core.archs import resolve_arch
+    from benchmarks.setup import activations_in, open_task, open_trainer
     from core.cache import cache_folder
-    from core.config import TrainConfig
-    from core.datasets import load_manifest
     from core.device import describe_device, resolve_device
     from core.files import read_json, write_json
-    from core.images import stored_size
-    from core.loaders import open_source
-    from core.pixels import pixels_key
-    from core.seeds import AUGMENT, derive_seed
-    from core.splits import split_manifest
-    from core.trainer import EpochResult, NonFiniteLossError, TrainData, Trainer
+    from core.seeds import derive_seed
+    from core.trainer import EpochResult, NonFiniteLossError
     from core.versions import installed_versions
-    from core.weights import resolve_weights
     from search.space import build_space
 
     device = resolve_device(args.device)
-    arch = resolve_arch(args.arch)
-    if args.image_size is not None:
-        arch = dataclasses.replace(arch, image_size=args.image_size)
-    manifest = load_manifest(read_data_arguments(args, args.data))
-    split = split_manifest(manifest, seed=args.seed)
-    train = split.train
-    if args.train_images is not None:
-        rng = np.random.default_rng(derive_seed(args.seed, args.train_images))
-        train = np.sort(rng.choice(train, min(args.train_images, len(train)), replace=False))
-    source = open_source(manifest, image_size=arch.image_size, rows=np.concatenate([train, split.val]), device=device)
-    data = TrainData(
-        source=source,
-        labels=manifest.labels,
-        train_rows=train,
-        val_rows=split.val,
-        classes=manifest.classes,
-        pixels=pixels_key(manifest, stored_size(arch.image_size)),
+    task = open_task(
+        read_data_arguments(args, args.data),
+        args.arch,
+        image_size=args.image_size,
+        weights=args.weights,
+        train_images=args.train_images,
+        seed=args.seed,
     )
-    weights = resolve_weights(args.weights, arch)
-    activations = open_activations(device=device, memory=0, disk=60 * 10**9, folder=cache_folder("activations"))
-    trainer = Trainer(arch=arch, weights=weights, data=data, device=device, seed=args.seed, activations=activations)
-    space = build_space(arch.timm_name, trainer.model.max_unfreeze_depth, pretrained=bool(weights.state))
-    fixed = {
-        "arch": arch.timm_name,
-        "image_size": arch.image_size,
-        "epochs": args.epochs,
-        "warmup_epochs": min(0.5, args.epochs / 2),
-        "seed": args.seed,
-        "augment_seed": derive_seed(args.seed, AUGMENT),
-    }
+    activations = activations_in(cache_folder("activations"), device, gigabytes=60)
+    trainer = open_trainer(task, device, activations=activations)
+    space = build_space(task.arch.timm_name, trainer.model.max_unfreeze_depth, pretrained=bool(task.weights.state))
+    fixed, train_images = task.fixed(args.epochs), len(task.split.train)
     provenance = {
         "command": "python -m benchmarks.curves " + " ".join(sys.argv[1:]),
-        "data": f"{manifest.layout}, fingerprint {manifest.fingerprint}",
-        "train_images": len(train),
-        "val_images": len(split.val),
+        "data": f"{task.manifest.layout}, fingerprint {task.manifest.fingerprint}",
+        "train_images": train_images,
+        "val_images": len(task.split.val),
         "space": space.describe(),
         "fixed": fixed,
-        "weights": f"{weights.origin}, hash {weights.hash}",
+        "weights": f"{task.weights.origin}, hash {task.weights.hash}",
         "machine": f"{describe_device(device)}, {platform.machine()}",
         "versions": installed_versions(),
     }
     content: dict[str, Any] = {"provenance": provenance, "trials": []}
     if args.out.is_file():
         content = read_json(args.out)
-        if content["provenance"]["fixed"] != fixed or content["provenance"]["train_images"] != len(train):
+        if content["provenance"]["fixed"] != fixed or content["provenance"]["train_images"] != train_images:
             raise InputError(
                 f"`--out` must be a new file or one of the same settings, but got {args.out}. Choose another."
             )
@@ -110,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
         if number in done:
             continue
         params = draw(space.distributions, seed=derive_seed(args.seed, number) % 2**32)
-        config = TrainConfig.from_dict({**fixed, **params, "trial": number})
+        config = task.config(args.epochs, **params, trial=number)
         epochs: list[EpochResult] = []
         start, reason = time.perf_counter(), ""
         try:
@@ -131,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
         write_json(args.out, content)
         best = max((epoch.val.recall for epoch in epochs), default=0.0)
         write(f"trial {number}: best recall {best:.3f} in {time.perf_counter() - start:.0f} s; {params}")
-    source.close()
+    trainer.data.source.close()
     return 0
 
 

@@ -75,6 +75,7 @@ def plain_loader(
     shuffle: bool = False,
     generator: torch.Generator | None = None,
     pin_memory: bool = False,
+    start: str = "spawn",
 ) -> DataLoader[tuple[torch.Tensor, int]]:
     """Batches of uint8 (B, 3, S, S) and int64 (B,); the last one may be smaller.
 
@@ -86,6 +87,7 @@ def plain_loader(
         shuffle: Whether each epoch has another order.
         generator: Where the orders come from; torch's global one by default.
         pin_memory: True where batches go to a GPU.
+        start: How workers start. Forked ones start at once, but only where this process has no threads to lose.
     """
     return DataLoader(
         images,
@@ -93,8 +95,7 @@ def plain_loader(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=workers > 0,
-        # Threads of this process, of which OpenMP has some, don't survive a fork.
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context=start if workers else None,
         shuffle=shuffle,
         generator=generator,
         pin_memory=pin_memory,

@@ -7,9 +7,9 @@ Trains nothing. It reads trials that benchmarks.curves recorded to their last ep
 2. Order: does a search reach a recall sooner if it runs cheap trials first?
 3. Image sizes, with `--other`: does a smaller image rank the trials as the larger one does?
 
-The searches share their trials, so that their number narrows no interval of 1; what limits it is the number of recorded
-trials. And they are random draws, whereas the later trials of a real search are better than its first ones, which are
-what a pruner compares them with: it should prune fewer of them than here.
+The searches share their trials, so that more of them make table 1 no surer than the number of recorded trials allows;
+up to 30 trials, all are orders of the same ones. And they are random draws, whereas the later trials of a real search
+are better than its first ones, which are what a pruner compares them with: it should prune fewer of them than here.
 
 Legend: T recorded trials, N trials of a search, R searches or orders.
 """
@@ -117,7 +117,12 @@ class Outcome(NamedTuple):
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = Parser(prog="python -m benchmarks.pruning", description=__doc__)
-    parser.add_argument("--curves", type=Path, default=CURVES, help=f"of benchmarks.curves (default: {CURVES.name})")
+    parser.add_argument(
+        "--curves",
+        type=Path,
+        default=CURVES,
+        help="of benchmarks.curves (default: benchmarks/curves/mobilenet-64.json)",
+    )
     parser.add_argument("--other", type=Path, metavar="FILE", help="the same trials at another image size")
     parser.add_argument("--trials", type=positive_int, default=30, help="of a search, at most (default: 30)")
     parser.add_argument("--replays", type=positive_int, default=100, help="searches for each pruner (default: 100)")
@@ -165,6 +170,7 @@ def main(args: argparse.Namespace) -> int:
         "patience": patience,
         **{name: getattr(args, name) for name in ("replays", "resamples", "seed")},
         "provenance": recording.provenance,
+        "other_provenance": other.provenance if other else None,
     }
     ratio = next(row for row in pruned if row["ships"])["epochs"]
     about = f"epochs that a search spends with the shipped pruner over without, {len(recording.curves)} recorded trials"

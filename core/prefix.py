@@ -112,6 +112,11 @@ class Prefix:
         self._remembers = remember and self._activations is not None
         self._cut = self._model.cut(self._arch.image_size)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the run's activations may be remembered: where something is frozen, and there is a place for them."""
+        return self._remembers and self._cut is not None
+
     def classify(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of what `batches` gave."""
         if self._cut is None:
@@ -128,7 +133,7 @@ class Prefix:
             batch_size: Images at a time.
         """
         view = None if epoch is None else epoch % self._views
-        if self._activations is None or self._cut is None or not self._remembers:
+        if self._activations is None or not self.remembers:
             yield from self._compute(part, rows, view, batch_size)
             return
         key, kind = self._key(part, view), self._kind(part)

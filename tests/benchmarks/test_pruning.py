@@ -286,7 +286,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a file that exists, but got .*none\.json\. Write one"):
         read_curves(tmp_path / "none.json", 4)
     (tmp_path / "foreign.json").write_text('{"trials": []}')
-    with pytest.raises(InputError, match="written by benchmarks.curves, but it lacks 'provenance'"):
+    with pytest.raises(InputError, match=r"written by benchmarks\.curves, but it lacks 'provenance'"):
         read_curves(tmp_path / "foreign.json", 4)
     broken = write_curves(tmp_path / "broken.json", [trial(0, reason="NaN")], epochs=2)
     with pytest.raises(InputError, match="must hold a complete trial, but it holds none"):

@@ -1,0 +1,139 @@
+"""What the benchmarks of training and of searching have in common: images of which some are taken, and a trainer."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.archs import Arch, resolve_arch
+from core.config import TrainConfig
+from core.dataspec import DataSpec
+from core.manifest import Manifest
+from core.seeds import AUGMENT, Rows, derive_seed
+from core.splits import Split
+from core.weights import Weights, resolve_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.activations import Activations
+    from core.learners import Compiler
+    from core.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """One backbone on some images, split as a search would split them.
+
+    Attributes:
+        arch: The backbone, with the image size in force.
+        weights: Its first weights.
+        manifest: All images.
+        split: Their parts; train and validation cut down to what was asked for.
+        seed: Of split, choice, first weights and order.
+    """
+
+    arch: Arch
+    weights: Weights
+    manifest: Manifest
+    split: Split
+    seed: int
+
+    @property
+    def rows(self) -> Rows:
+        """The rows that are trained on and validated on, sorted."""
+        return np.sort(np.concatenate([self.split.train, self.split.val]))
+
+    def fixed(self, epochs: int) -> dict[str, object]:
+        """The fields of `TrainConfig` that no trial varies, as `python -m search.run` sets them."""
+        return {
+            "arch": self.arch.timm_name,
+            "image_size": self.arch.image_size,
+            "epochs": epochs,
+            "warmup_epochs": min(0.5, epochs / 2),
+            "seed": self.seed,
+            "augment_seed": derive_seed(self.seed, AUGMENT),
+        }
+
+    def config(self, epochs: int, **values: object) -> TrainConfig:
+        """A config of this task."""
+        return TrainConfig.from_dict({**self.fixed(epochs), **values})
+
+
+def open_task(
+    data: DataSpec,
+    arch: str,
+    *,
+    image_size: int | None = None,
+    weights: str = "auto",
+    train_images: int | None = None,
+    val_images: int | None = None,
+    seed: int = 0,
+) -> Task:
+    """Reads the images and takes random ones of each part, never of the test.
+
+    Args:
+        data: Where the images are.
+        arch: As `--arch`.
+        image_size: As `--image-size`; None for the backbone's own.
+        weights: As `--weights`.
+        train_images: Training images to take; None for all.
+        val_images: Validation images likewise.
+        seed: As `Task.seed`.
+    """
+    from core.datasets import load_manifest
+    from core.splits import split_manifest
+
+    resolved = resolve_arch(arch)
+    if image_size is not None:
+        resolved = dataclasses.replace(resolved, image_size=image_size)
+    manifest = load_manifest(data)
+    split = split_manifest(manifest, seed=seed)
+    chosen = dataclasses.replace(
+        split, train=_some(split.train, train_images, seed), val=_some(split.val, val_images, seed)
+    )
+    return Task(arch=resolved, weights=resolve_weights(weights, resolved), manifest=manifest, split=chosen, seed=seed)
+
+
+def _some(rows: Rows, count: int | None, seed: int) -> Rows:
+    if count is None or count >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(derive_seed(seed, count)).choice(rows, count, replace=False))
+
+
+def open_trainer(
+    task: Task, device: "torch.device", *, activations: "Activations | None", compiler: "Compiler | None" = None
+) -> "Trainer":
+    """What runs configs of a task; its source stays open until `trainer.data.source.close()`."""
+    from core.loaders import open_source
+    from core.pixels import pixels_key
+    from core.trainer import TrainData, Trainer
+
+    source = open_source(task.manifest, image_size=task.arch.image_size, rows=task.rows, device=device)
+    data = TrainData(
+        source=source,
+        labels=task.manifest.labels,
+        train_rows=task.split.train,
+        val_rows=task.split.val,
+        classes=task.manifest.classes,
+        pixels=pixels_key(task.manifest, source.stored_size),
+    )
+    return Trainer(
+        arch=task.arch,
+        weights=task.weights,
+        data=data,
+        device=device,
+        seed=task.seed,
+        activations=activations,
+        compiler=compiler,
+    )
+
+
+def activations_in(folder: Path, device: "torch.device", *, gigabytes: float) -> "Activations":
+    """A place for remembered activations on disk that holds nothing else."""
+    from core.activations import open_activations
+
+    folder.mkdir(parents=True, exist_ok=True)
+    on_device = 0 if device.type == "cpu" else int(gigabytes * 1e9)
+    return open_activations(device=device, memory=on_device, disk=int(gigabytes * 1e9), folder=folder)
