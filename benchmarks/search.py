@@ -2,8 +2,8 @@
 
 (i) A list of trials, one for each unfreeze depth, equal epochs, no pruning. For each depth: the plain trial's time over
 ours, at first (when the frozen part is computed and remembered) and again (when it is remembered, as for every later
-trial of a search), beside what the arithmetic allows: (F + T) / T, with F the frozen part's share of an epoch and T that
-of the learning part. The bars: 0.9 of that for each depth, 1.4 over the list at first.
+trial of a search), beside what the arithmetic allows: (F + T) / T, with F the frozen part's share of an epoch and T
+that of the learning part. The bars: 0.9 of that for each depth, 1.4 over the list at first.
 
 (ii) Whole searches, ours as it ships, until each holds a trial whose confirmed recall reaches the same target. A trial
 is confirmed by training its config with three other seeds, after the searches and outside their time; the target is the
@@ -337,7 +337,7 @@ def our_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _write_table(plan: Plan) -> Path:
-    """The images of the task with their parts as official ones, for `--data`; the test part is there, and stays closed."""
+    """The images of the task with their parts as official ones, for `--data`; the test part stays closed."""
     from core.layouts.cleaned import CleanedRow, write_cleaned
 
     task = plan.task()
@@ -419,7 +419,7 @@ def _confirm(
 
 def _confirmed_recall(params: dict[str, Any]) -> float:
     """Mean validation recall of a config with other first weights, orders and dropout."""
-    recalls = []
+    recalls: list[float] = []
     for trainer in _state["trainers"]:
         # The views stay those of the study, so that what is frozen need not be computed for each seed.
         fixed = {**_state["task"].fixed(_state["plan"].epochs), "seed": trainer.seed}

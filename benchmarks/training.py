@@ -140,7 +140,7 @@ def _constant_steps(run: "Run", batch: "Fed", steps: int) -> None:
 def _rate(work: Callable[[], object], images: int, device: "torch.device") -> float:
     """Images per second, of as many repeats as fill a turn."""
     elapsed_s, done = 0.0, 0
-    while elapsed_s < LEAST_S:
+    while not done or elapsed_s < LEAST_S:
         elapsed_s += _seconds(work, device)
         done += images
     return done / elapsed_s
