@@ -6,6 +6,7 @@ A card says when it is full. A CPU's system promises more memory than there is, 
 import copy
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -13,6 +14,16 @@ from core.evaluation import EVAL_BATCH_SIZE
 from core.images import stored_size
 
 _FLOAT = 4  # bytes
+
+
+def memory_in_reach() -> int:
+    """Bytes that this process may use in all: those that are free, and those that it has already.
+
+    What earlier runs gave back is kept for the next one (`core.device.keep_freed_memory`), and the system counts it as
+    taken. Mapped files don't count: their pages are free for whoever needs them.
+    """
+    own: Any = psutil.Process().memory_info()
+    return int(psutil.virtual_memory().available + own.rss - getattr(own, "shared", 0))
 
 
 def run_bytes(backbone: nn.Module, *, image_size: int, batch_size: int) -> int:

@@ -17,9 +17,9 @@ from core.archs import Arch
 from core.backbones import build_classifier
 from core.classifier import Classifier
 from core.config import TrainConfig
-from core.device import free_memory, keep_freed_memory
+from core.device import keep_freed_memory
 from core.evaluation import EVAL_BATCH_SIZE
-from core.footprint import run_bytes
+from core.footprint import memory_in_reach, run_bytes
 from core.learners import Compiler, Learners
 from core.losses import Criterion, class_weights, cross_entropy
 from core.optim import build_optimizer, reset_optimizer
@@ -229,10 +229,10 @@ class Trainer:
             self._needed[key] = run_bytes(
                 self.model.backbone, image_size=config.image_size, batch_size=config.batch_size
             )
-        if self._needed[key] > (free := free_memory(self.device)):
+        if self._needed[key] > (reach := memory_in_reach()):
             raise MemoryError(
                 f"batches of {config.batch_size} at {config.image_size} pixels take {self._needed[key] / 1e9:.1f} GB "
-                f"of memory or more, {free / 1e9:.1f} GB are free"
+                f"of memory or more, and {reach / 1e9:.1f} GB can be had"
             )
 
     def criterion(self, config: TrainConfig) -> Criterion:

@@ -235,8 +235,8 @@ def test_golden_losses_of_a_short_run(trainer: Trainer) -> None:
 def test_a_run_that_cannot_fit_is_told_before_it_takes_the_memory(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.trainer.free_memory", lambda device: 10**6)
-    with pytest.raises(MemoryError, match=r"batches of 24 at 32 pixels take 0\.\d GB of memory or more, 0\.0 GB are"):
+    monkeypatch.setattr("core.trainer.memory_in_reach", lambda: 10**6)
+    with pytest.raises(MemoryError, match=r"batches of 24 at 32 pixels take 0\.\d GB of memory or more, and 0\.0 GB"):
         trainer.train(config(trainer, batch_size=24), go_on)
 
 
