@@ -12,90 +12,36 @@ Legend: B images of a batch, S stored side in pixels.
 
 import argparse
 import dataclasses
-import io
 import multiprocessing
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.reporting import add_out_argument, finish, peak_memory_gb, show, spread
+from benchmarks.loading_plan import Plan
+from benchmarks.loading_turns import (
+    BARE,
+    JPEG,
+    PLAIN,
+    RAW,
+    RESIDENT,
+    Measurement,
+    close_contestant,
+    contestants,
+    open_contestant,
+    take_turn,
+)
+from benchmarks.reporting import add_out_argument, finish, show, spread
 from core import cli
 from core.dataspec import add_data_arguments, read_data_arguments
 from core.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
     from core.manifest import Manifest
-    from core.seeds import Rows
-
-BATCH_SIZE = 128  # that of evaluation
-# Of FFCV's JPEG path, which keeps every decoded image of the batches under way: 0.98 of its ceiling with 32 images at
-# once on two cores, 0.67 with 128, whose buffers leave the cache (200x150 files; 0.99 and 0.93 with 600x450).
-JPEG_BATCH_PER_CORE, JPEG_AHEAD = 16, 1
-LEAST_S = 1.0  # of a measurement: faster epochs are repeated
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-RAW, JPEG, RESIDENT, PLAIN = "ffcv raw", "ffcv jpeg", "resident", "plain"
-TURBO, BARE = "libjpeg-turbo alone", "ffcv jpeg, bare loop"
-_JPEG_MODE = 0  # FFCV's number for JPEG samples
-
-# Every call is an epoch: each image once, as batches that are ready to be used.
-Epoch = Callable[[], "Iterator[torch.Tensor]"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all contestants are given.
-
-    Attributes:
-        manifest: The images, no others.
-        order: The rows as every epoch visits them.
-        image_size: Side of the square that a model would see, pixels.
-        device: Name of the device where batches shall be.
-        augmented: Whether random views are asked for instead of the stored squares.
-        folder: Where a contestant may keep files.
-    """
-
-    manifest: "Manifest"
-    order: "Rows"
-    image_size: int
-    device: str
-    augmented: bool
-    folder: Path
-
-    @property
-    def stored_size(self) -> int:
-        """S, pixels."""
-        from core.images import stored_size
-
-        return stored_size(self.image_size)
-
-    @property
-    def files(self) -> list[Path]:
-        """The files in the order of the epoch."""
-        return [self.manifest.file(row) for row in self.order]
-
-
-# Gets a contestant ready in its process; what has to be closed goes onto the stack.
-Opener = Callable[[Plan, ExitStack], Epoch]
-
-
-class Measurement(NamedTuple):
-    """One contestant's turn."""
-
-    images: int
-    elapsed_s: float
-    cpu_s: float  # of the process and its workers
-    peak_gb: float  # resident, of the process, and what its workers have now
-    mean: float  # of the pixels that were touched
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -163,12 +109,12 @@ def race(plan: Plan, repeats: int) -> list[dict[str, Any]]:
             # Spawned, because threads of numba and OpenMP don't survive a fork.
             pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
             processes[name] = stack.enter_context(pool)
-            stack.callback(pool.submit, _close)
-            pool.submit(_open, opener, plan).result()
+            stack.callback(pool.submit, close_contestant)
+            pool.submit(open_contestant, opener, plan).result()
             bar.advance()
         for _ in range(repeats):
             for name, pool in processes.items():
-                turns[name].append(pool.submit(_take_turn, len(plan.order), plan.device).result())
+                turns[name].append(pool.submit(take_turn, len(plan.order), plan.device).result())
                 bar.advance()
     return [_row(name, plan, measured, available_cores()) for name, measured in turns.items()]
 
@@ -184,311 +130,6 @@ def _row(name: str, plan: Plan, turns: Sequence[Measurement], cores: int) -> dic
         "peak_memory_gb": max(turn.peak_gb for turn in turns),
         "mean": turns[-1].mean,
     }
-
-
-# In the contestant's process -----------------------------------------------------------------------------------------
-
-_epochs: list[Epoch] = []
-_at_end = ExitStack()
-
-
-def _open(opener: Opener, plan: Plan) -> None:
-    """Opens a contestant and runs its first epoch: compiling, starting workers, reading cold files."""
-    import torch
-
-    from core.device import keep_freed_memory
-
-    keep_freed_memory(torch.device(plan.device))  # as in training
-    _epochs.append(opener(plan, _at_end))
-    _run_epoch(_epochs[0])
-
-
-def _take_turn(images: int, device: str) -> Measurement:
-    """Runs epochs until they have taken long enough to be timed.
-
-    Args:
-        images: What an epoch must give.
-        device: Where batches lie.
-    """
-    import torch
-
-    seen, sums = 0, 0.0
-    cpu_s, start = _cpu_s(), time.perf_counter()
-    while True:
-        count, mean = _run_epoch(_epochs[0])
-        if count != images:
-            raise RuntimeError(f"an epoch of {images} images gave {count}")
-        seen, sums = seen + count, sums + mean * count
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        elapsed_s = time.perf_counter() - start
-        if elapsed_s >= LEAST_S:
-            return Measurement(seen, elapsed_s, _cpu_s() - cpu_s, _peak_gb(), sums / seen)
-
-
-def _run_epoch(epoch: Epoch) -> tuple[int, float]:
-    """Touches every image; returns how many there were and the mean of their middle rows."""
-    import torch
-
-    count, sums = 0, []
-    for images in epoch():
-        rows = images[:, :, images.shape[2] // 2]
-        sums.append(rows.mean(dtype=torch.float32) * len(images))
-        count += len(images)
-    return count, float(torch.stack(sums).sum()) / count
-
-
-def _close() -> None:
-    _epochs.clear()
-    _at_end.close()
-
-
-def _cpu_s() -> float:
-    """Processor time of this process and its workers, which live on between epochs."""
-    import psutil
-
-    me = psutil.Process()
-    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
-    return sum(float(each.user + each.system) for each in times)
-
-
-def _peak_gb() -> float:
-    import psutil
-
-    workers = psutil.Process().children(recursive=True)
-    return peak_memory_gb() + sum(float(worker.memory_info().rss) for worker in workers) / 1e9
-
-
-# The contestants -----------------------------------------------------------------------------------------------------
-
-
-def contestants(augmented: bool) -> dict[str, Opener]:
-    """How each is opened, by name; the ceilings only where there is no augmentation."""
-    from core.device import available_cores
-
-    cores = available_cores()
-    opened: dict[str, Opener] = {
-        RAW: partial(open_ours, kind="ffcv"),
-        JPEG: open_ffcv_jpeg,
-        RESIDENT: partial(open_ours, kind="resident"),
-    }
-    for workers, prefetch in dict.fromkeys([(0, 2), ((cores + 1) // 2, 2), (cores, 2), (cores, 4)]):
-        name = f"{PLAIN}, {workers} workers, prefetch {prefetch}"
-        opened[name] = partial(open_plain, workers=workers, prefetch=prefetch)
-    if not augmented:
-        opened[TURBO] = partial(open_loop, resize=False)
-        opened[BARE] = partial(open_loop, resize=True)
-    return opened
-
-
-def open_ours(plan: Plan, at_end: ExitStack, *, kind: str) -> Epoch:
-    """A source of ours, and our augmentation of its batches."""
-    import torch
-
-    from core.loaders import open_source
-
-    if kind == "ffcv":
-        import_ffcv()
-    device = torch.device(plan.device)
-    source = at_end.enter_context(
-        open_source(plan.manifest, image_size=plan.image_size, rows=plan.order, device=device, kind=kind)
-    )
-    view = _view(plan)
-
-    def epoch() -> "Iterator[torch.Tensor]":
-        for batch in source.batches(plan.order, batch_size=BATCH_SIZE):
-            yield view(batch.images, batch.rows)
-
-    return epoch
-
-
-def open_plain(plan: Plan, at_end: ExitStack, *, workers: int, prefetch: int) -> Epoch:
-    """torchvision's transforms in the workers of a DataLoader; only what all images share is left for the device."""
-    import torch
-
-    from benchmarks.plain import PlainImages, normalise, plain_loader
-
-    device = torch.device(plan.device)
-    # Views are made of images at the model's own size: the fewer pixels, the faster.
-    size, strength = (plan.image_size, 1.0) if plan.augmented else (plan.stored_size, 0.0)
-    labels = plan.manifest.labels[plan.order].tolist()
-    images = PlainImages(plan.files, labels, image_size=size, augment_strength=strength)
-    loader = plain_loader(
-        images, batch_size=BATCH_SIZE, workers=workers, prefetch=prefetch, pin_memory=device.type == "cuda"
-    )
-
-    def epoch() -> "Iterator[torch.Tensor]":
-        for batch, _ in loader:
-            batch = batch.to(device, non_blocking=True)
-            yield normalise(batch, MEAN, STD) if plan.augmented else batch
-
-    return epoch
-
-
-def open_ffcv_jpeg(plan: Plan, at_end: ExitStack) -> Epoch:
-    """FFCV as its user would have it, on a beton of the files' own bytes."""
-    import_ffcv()
-    import torch
-    from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import ToDevice, ToTensor, ToTorchImage
-
-    from core.device import available_cores
-
-    device, side, cores = torch.device(plan.device), plan.stored_size, available_cores()
-    batch_size = min(JPEG_BATCH_PER_CORE * cores, len(plan.order))
-    path = plan.folder / "jpeg.beton"
-    write_jpeg_beton(path, [plan.manifest.file(row) for row in range(len(plan.manifest))])
-    to_device = [ToDevice(device, non_blocking=False)] if device.type == "cuda" else []
-    loader = Loader(
-        str(path),
-        batch_size=batch_size,
-        num_workers=cores,
-        os_cache=True,
-        order=OrderOption.SEQUENTIAL,
-        indices=plan.order.astype("uint64"),
-        drop_last=False,
-        batches_ahead=JPEG_AHEAD,
-        pipelines={"image": [CenterCropRGBImageDecoder((side, side), 1), ToTensor(), *to_device, ToTorchImage()]},
-    )
-    view = _view(plan)
-
-    def epoch() -> "Iterator[torch.Tensor]":
-        rows = torch.from_numpy(plan.order).to(device).split(batch_size)  # type: ignore[no-untyped-call]
-        for (images,), part in zip(loader, rows, strict=True):
-            yield view(images, part)
-
-    return epoch
-
-
-def import_ffcv() -> None:
-    """Imports FFCV by way of `core.beton`, which gives it threads that can be trusted.
-
-    Raises:
-        InputError: It cannot be imported.
-    """
-    from core.beton import HAVE_FFCV
-
-    if not HAVE_FFCV:
-        raise InputError("`benchmarks.loading` must have ffcv, but it cannot be imported here. Install it with make.")
-
-
-def _view(plan: Plan) -> "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]":
-    """What our batches become: augmented views, or just what they are."""
-    import torch
-
-    from core.augment import Augmenter
-
-    if not plan.augmented:
-        return lambda images, rows: images
-    augmenter = Augmenter(image_size=plan.image_size, mean=MEAN, std=STD, seed=0, device=torch.device(plan.device))
-    augmenter.set_strength(1.0)
-    return lambda images, rows: augmenter.train_view(images, rows, 0)
-
-
-def open_loop(plan: Plan, at_end: ExitStack, *, resize: bool) -> Epoch:
-    """A ceiling: what FFCV calls for a JPEG, for one image after the other, on all cores, from memory to memory."""
-    import numpy as np
-    import torch
-
-    from core.device import available_cores
-
-    cores, side = available_cores(), plan.stored_size
-    loop = compile_loop(cores, resize=resize)
-    jpegs = [read_jpeg(file) for file in plan.files]
-    content = np.frombuffer(b"".join(jpeg.content for jpeg in jpegs), dtype=np.uint8)
-    lengths = np.array([len(jpeg.content) for jpeg in jpegs])
-    shapes = np.array([(jpeg.height, jpeg.width) for jpeg in jpegs], dtype=np.uint32)
-    decoded = np.empty((cores, 3 * int(shapes.prod(1).max())), dtype=np.uint8)
-    resized = np.empty((cores, side, side, 3), dtype=np.uint8)
-
-    def epoch() -> "Iterator[torch.Tensor]":
-        means = np.full(len(jpegs), np.nan, dtype=np.float32)
-        loop(content, lengths.cumsum() - lengths, lengths, shapes, decoded, resized, means)
-        yield torch.from_numpy(means)[:, None, None, None]
-
-    return epoch
-
-
-def compile_loop(cores: int, *, resize: bool) -> Any:
-    """The loop of `open_loop`, compiled as FFCV compiles its own; one buffer a core, as nobody keeps the pixels."""
-    import_ffcv()
-    from ffcv.fields.rgb_image import get_center_crop
-    from ffcv.libffcv import imdecode, resize_crop
-    from ffcv.pipeline.compiler import Compiler
-
-    Compiler.set_num_threads(cores)
-    on_all_cores = Compiler.get_iterator()
-    decode_c, resize_c, crop_c = (Compiler.compile(function) for function in (imdecode, resize_crop, get_center_crop))
-
-    def loop(content: Any, starts: Any, lengths: Any, shapes: Any, decoded: Any, resized: Any, means: Any) -> None:
-        for core in on_all_cores(len(decoded)):
-            for image in range(core, len(starts), len(decoded)):
-                height, width = shapes[image]
-                jpeg = content[starts[image] : starts[image] + lengths[image]]
-                pixels = decoded[core][: 3 * height * width].reshape(height, width, 3)
-                decode_c(jpeg, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
-                if resize:
-                    i, j, h, w = crop_c(height, width, 0, 1)
-                    resize_c(pixels, i, i + h, j, j + w, resized[core])
-                    pixels = resized[core]
-                means[image] = pixels[len(pixels) // 2].mean()
-
-    compiled: Any = loop
-    compiled.is_parallel = True
-    return Compiler.compile(compiled)
-
-
-class Jpeg(NamedTuple):
-    """A file's bytes and what its header says."""
-
-    content: bytes
-    width: int
-    height: int
-
-
-def read_jpeg(file: Path) -> Jpeg:
-    """Reads a file without decoding it.
-
-    Raises:
-        InputError: It is no JPEG that FFCV could decode.
-    """
-    from PIL import Image
-
-    content = file.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
-        if image.format != "JPEG" or image.mode not in ("RGB", "L"):
-            kind = f"{image.format}, {image.mode}"
-            raise InputError(f"`--data` must hold colour or grey JPEG files, but got {file} ({kind}). Leave it out.")
-        return Jpeg(content, image.width, image.height)
-
-
-def write_jpeg_beton(path: Path, files: Sequence[Path]) -> None:
-    """Writes files as they are, in the order given: FFCV's own writer would compress their pixels once more."""
-    import numpy as np
-    from ffcv.fields import RGBImageField
-    from ffcv.memory_allocator import MemoryAllocator
-    from ffcv.writer import DatasetWriter
-
-    longest = max(file.stat().st_size for file in files)
-    page = max(8 << 20, 1 << longest.bit_length())  # FFCV's default; no sample crosses pages
-    writer = DatasetWriter(str(path), {"image": RGBImageField(write_mode="jpg")}, page_size=page, num_workers=1)
-    writer.num_samples = len(files)
-    writer.prepare()
-    try:
-        metadata = np.zeros(len(files), dtype=writer.metadata_type)
-        allocator = MemoryAllocator(str(path), writer.data_region_start, page)
-        with allocator:
-            for row, jpeg in enumerate(map(read_jpeg, files)):
-                allocator.set_current_sample(row)
-                pointer, storage = allocator.malloc(len(jpeg.content))
-                storage[:] = np.frombuffer(jpeg.content, dtype=np.uint8)
-                metadata["f0"][row] = (_JPEG_MODE, jpeg.width, jpeg.height, pointer)
-        writer.metadata_sm.buf[: metadata.nbytes] = metadata.tobytes()
-        writer.finalize(allocator.allocations)
-    finally:
-        writer.metadata_sm.close()
-        writer.metadata_sm.unlink()
 
 
 # The verdict ---------------------------------------------------------------------------------------------------------

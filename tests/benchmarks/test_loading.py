@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.loading import BARE, JPEG, PLAIN, RAW, RESIDENT, TURBO, judge, read_jpeg, some_of
+from benchmarks.ffcv_jpeg import read_jpeg
+from benchmarks.loading import judge, some_of
+from benchmarks.loading_turns import BARE, JPEG, PLAIN, RAW, RESIDENT, TURBO
 from benchmarks.plain import PlainImages, normalise, plain_loader
 from core.datasets import load_manifest
 from core.demo import write_demo
