@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import shutil
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +30,7 @@ _log = logging.getLogger(__name__)
 # Writing a gigabyte and reading it again takes a slow disk about this long: what saves less is computed anew.
 _LEAST_SAVED_S_PER_GB = 5.0
 _LEFTOVER_S = 24 * 3600  # a file aside that nobody has written to for so long is a dead process's
+_COUNT_USES_S = 10.0
 _INDEX = {"clock": NUMBER, "holdings": {str: {"size": int, "saved_s": NUMBER, "uses": int, "priority": NUMBER}}}
 
 
@@ -48,6 +51,8 @@ class DiskTier(Tier):
     def __init__(self, folder: Path, device: torch.device, limit: int) -> None:
         self._folder, self._device, self._limit = folder, device, limit
         self._gave_up = False
+        self._uses: Counter[str] = Counter()  # that the index doesn't know of yet
+        self._counted = time.monotonic()
         remove_leftovers(folder, older_than_s=_LEFTOVER_S)
 
     def find(self, key: str, kind: Kind) -> Remembered | None:
@@ -61,10 +66,15 @@ class DiskTier(Tier):
             _log.warning("%s is damaged and will be computed anew", file)
             self._remove(key)
             return None
-        with self._ledger() as ledger:
-            if key in ledger.holdings:
-                ledger.touch(key)
+        self._note_use(key)
         return _OnDisk(descriptor, kind, self._device)
+
+    def _note_use(self, key: str) -> None:
+        """Counts a use. The index is written now and then only: that takes longer than an epoch of a head alone."""
+        self._uses[key] += 1
+        if time.monotonic() - self._counted >= _COUNT_USES_S:
+            with self._ledger():  # which adds them
+                pass
 
     def fill(self, key: str, kind: Kind) -> AbstractContextManager[Filling] | None:
         if self._gave_up or kind.saved_s < _LEAST_SAVED_S_PER_GB * kind.size / 1e9:
@@ -131,6 +141,11 @@ class DiskTier(Tier):
         index = self._folder / "index.json"
         with filelock.FileLock(self._folder / ".lock"):
             ledger = self._read(index)
+            for key, uses in self._uses.items():
+                for _ in range(uses if key in ledger.holdings else 0):
+                    ledger.touch(key)
+            self._uses.clear()
+            self._counted = time.monotonic()
             yield ledger
             content = {
                 "clock": ledger.clock,
