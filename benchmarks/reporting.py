@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.cli import write
+from core.device import cpu_name
 from core.files import write_json
 from core.versions import installed_versions
 
@@ -34,7 +35,7 @@ def machine() -> dict[str, Any]:
     import torch
 
     facts: dict[str, Any] = {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
@@ -43,15 +44,6 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def peak_memory_gb() -> float:

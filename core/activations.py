@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from core.device import is_out_of_memory
 from core.ledger import Holding, Ledger
 
 Places = npt.NDArray[np.int64]
@@ -82,6 +83,10 @@ class Filling(ABC):
         """As `put`."""
 
 
+class BusyError(Exception):
+    """Another process is computing the same set."""
+
+
 class Tier(ABC):
     """One place where activations are kept."""
 
@@ -96,6 +101,9 @@ class Tier(ABC):
         Returns:
             What to put items into. The set can be found after leaving it without an exception and with nothing missing;
             otherwise the room is given back.
+
+        Raises:
+            BusyError: Another process is computing it, for this one too.
         """
 
 
@@ -114,8 +122,28 @@ class Activations:
         return next((found for tier in self._tiers if (found := tier.find(key, kind)) is not None), None)
 
     def fill(self, key: str, kind: Kind) -> AbstractContextManager[Filling] | None:
-        """As a tier's, in the first one that has room."""
-        return next((filling for tier in self._tiers if (filling := tier.fill(key, kind)) is not None), None)
+        """As a tier's, in the first one that has room; nowhere while another process computes it for all."""
+        for tier in self._tiers:
+            try:
+                filling = tier.fill(key, kind)
+            except BusyError:
+                return None
+            if filling is not None:
+                return filling
+        return None
+
+    @property
+    def held(self) -> int:
+        """Bytes of the device's memory that are taken."""
+        return sum(tier.held for tier in self._tiers if isinstance(tier, MemoryTier))
+
+    def clear_memory(self) -> bool:
+        """Gives the device's memory back; whether there was any to give."""
+        held = self.held
+        for tier in self._tiers:
+            if isinstance(tier, MemoryTier):
+                tier.clear()
+        return held > 0
 
 
 def open_activations(*, device: torch.device, memory: int, disk: int, folder: Path | None) -> Activations:
@@ -157,17 +185,33 @@ class MemoryTier(Tier):
         self._ledger.touch(key)
         return _InMemory(self._tensors[key])
 
+    @property
+    def held(self) -> int:
+        """Bytes that are taken."""
+        return self._ledger.used
+
+    def clear(self) -> None:
+        """Gives back everything; no set is being computed."""
+        self._tensors.clear()
+        self._ledger.holdings.clear()
+
     def fill(self, key: str, kind: Kind) -> AbstractContextManager[Filling] | None:
         leaving = None if key in self._ledger.holdings else self._ledger.admit(key, kind.holding())
         if leaving is None:
             return None
         for other in leaving:
             del self._tensors[other]
-        return self._filling(key, kind)
+        try:
+            items = torch.empty((kind.rows, *kind.item), dtype=kind.dtype, device=self._device)
+        except Exception as error:
+            del self._ledger.holdings[key]
+            if not is_out_of_memory(error):
+                raise
+            return None  # others have taken the memory; the run goes on without
+        return self._filling(key, _FillingMemory(items))
 
     @contextmanager
-    def _filling(self, key: str, kind: Kind) -> Iterator[Filling]:
-        filling = _FillingMemory(torch.empty((kind.rows, *kind.item), dtype=kind.dtype, device=self._device))
+    def _filling(self, key: str, filling: "_FillingMemory") -> Iterator[Filling]:
         try:
             yield filling
             assert not len(filling.missing), f"{len(filling.missing)} places of {key} are missing"
@@ -194,4 +238,5 @@ class _FillingMemory(Filling):
         self.items = items
 
     def _put(self, places: Places, items: torch.Tensor) -> None:
-        self.items.index_copy_(0, torch.from_numpy(places).to(items.device), items)
+        # Without waiting for it: so few bytes are taken over at once, and a step must not wait for the card.
+        self.items.index_copy_(0, torch.from_numpy(places).to(items.device, non_blocking=True), items)

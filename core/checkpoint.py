@@ -15,7 +15,7 @@ import torch
 
 from core.config import TrainConfig
 from core.errors import InputError, one_line, shorten
-from core.files import read_tensors_with_metadata, write_tensors
+from core.files import read_metadata, read_tensors_with_metadata, write_tensors
 from core.shapes import NUMBER, find_misfit
 
 # What the optimisers of `core.optim` remember of a parameter; of Adam, AdamW is a subclass.
@@ -74,6 +74,15 @@ def save_checkpoint(
         _SCALER: json.dumps(scaler.state_dict()),
     }
     write_tensors(path, tensors, metadata)
+
+
+def epochs_in(path: Path) -> int:
+    """Epochs that a checkpoint covers, as it says itself; 0 if there is none, or it is damaged."""
+    try:
+        history = json.loads(read_metadata(path)["history"]) if path.is_file() else []
+    except (InputError, LookupError, ValueError, RecursionError):
+        return 0
+    return len(history) if isinstance(history, list) else 0
 
 
 def load_checkpoint(

@@ -59,7 +59,11 @@ def agrees(cut: Cut, network: nn.Module, images: torch.Tensor) -> bool:
         images: A few.
     """
     with torch.no_grad():
-        whole, halves = network(images), cut.learning(cut.frozen(images))
+        activations = cut.frozen(images)
+        # Some models hand a list from block to block, and a tensor could hold other rows than images.
+        if not isinstance(activations, torch.Tensor) or len(activations) != len(images):
+            return False
+        whole, halves = network(images), cut.learning(activations)
     return bool((whole - halves).abs().max() <= _TOLERANCE * whole.abs().max())
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import filelock
 import torch
 
-from core.activations import Filling, Kind, Places, Remembered, Tier
+from core.activations import BusyError, Filling, Kind, Places, Remembered, Tier
 from core.errors import InputError
 from core.files import remove_leftovers, written_aside
 from core.ledger import Holding, Ledger
@@ -36,7 +36,16 @@ _INDEX = {"clock": NUMBER, "holdings": {str: {"size": int, "saved_s": NUMBER, "u
 
 def room_for_activations(folder: Path) -> int:
     """Bytes that are free where activations lie, or taken by activations, which could go."""
-    return shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.glob("*.act"))
+    return shutil.disk_usage(folder).free + sum(_sizes(folder).values())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each set that is there, by key; another process may remove one while we look."""
+    sizes = {}
+    for file in folder.glob("*.act"):
+        with suppress(OSError):
+            sizes[file.stem] = file.stat().st_size
+    return sizes
 
 
 class DiskTier(Tier):
@@ -56,6 +65,13 @@ class DiskTier(Tier):
         remove_leftovers(folder, older_than_s=_LEFTOVER_S)
 
     def find(self, key: str, kind: Kind) -> Remembered | None:
+        try:
+            return self._find(key, kind)
+        except OSError as error:
+            self._give_up(error)
+            return None
+
+    def _find(self, key: str, kind: Kind) -> Remembered | None:
         file = self._file(key)
         try:
             descriptor = os.open(file, os.O_RDONLY)
@@ -66,8 +82,9 @@ class DiskTier(Tier):
             _log.warning("%s is damaged and will be computed anew", file)
             self._remove(key)
             return None
+        found = _OnDisk(descriptor, kind, self._device)
         self._note_use(key)
-        return _OnDisk(descriptor, kind, self._device)
+        return found
 
     def _note_use(self, key: str) -> None:
         """Counts a use. The index is written now and then only: that takes longer than an epoch of a head alone."""
@@ -79,47 +96,74 @@ class DiskTier(Tier):
     def fill(self, key: str, kind: Kind) -> AbstractContextManager[Filling] | None:
         if self._gave_up or kind.saved_s < _LEAST_SAVED_S_PER_GB * kind.size / 1e9:
             return None
-        turn = filelock.FileLock(self._folder / f"{key}.lock")
+        try:
+            return self._fill(key, kind)
+        except OSError as error:
+            self._give_up(error)
+            return None
+
+    def _fill(self, key: str, kind: Kind) -> AbstractContextManager[Filling] | None:
+        turn = self._turn(key)
         try:
             turn.acquire(timeout=0)
-        except filelock.Timeout:  # Another process computes it; waiting for that would take as long.
-            return None
-        with self._ledger() as ledger:
-            ledger.holdings.pop(key, None)  # of a process that died
-            leaving = ledger.admit(key, kind.holding())
-            for other in leaving or ():
-                self._file(other).unlink(missing_ok=True)
+        except filelock.Timeout as error:
+            raise BusyError from error
+        try:
+            if self._file(key).is_file():  # another process has finished it meanwhile; it is found next time
+                raise BusyError
+            # Whoever began it before is dead, as its turn is ours.
+            for leftover in self._folder.glob(f".{key}.act.*.tmp"):
+                leftover.unlink(missing_ok=True)
+            with self._ledger() as ledger:
+                ledger.holdings.pop(key, None)
+                leaving = ledger.admit(key, kind.holding())
+                for other in leaving or ():
+                    self._file(other).unlink(missing_ok=True)
+        except BaseException:
+            self._let_go(key, turn)
+            raise
         if leaving is None:
             self._let_go(key, turn)
             return None
         return self._filling(key, kind, turn)
 
+    def _turn(self, key: str) -> filelock.BaseFileLock:
+        """Held by the process that computes a set; the system lets go of it when that dies."""
+        return filelock.FileLock(self._folder / f"{key}.lock")
+
     @contextmanager
     def _filling(self, key: str, kind: Kind, turn: filelock.BaseFileLock) -> Iterator[Filling]:
-        done = False
+        begun = theirs = False  # whether an error is one of who fills, and not of the disk
         try:
             with written_aside(self._file(key)) as aside, aside.open("wb", buffering=0) as out:
                 filling = _FillingFile(kind, out.fileno())
+                begun = theirs = True
                 yield filling
-                done = True
+                theirs = False
                 if filling.error is not None:
                     raise filling.error
                 assert not len(filling.missing), f"{len(filling.missing)} places of {key} are missing"
         except OSError as error:
-            if not done:  # it is not ours
+            if theirs:
                 raise
             self._give_up(error)
+            if not begun:
+                yield _FillingNothing(kind.rows)
         finally:
-            with self._ledger() as ledger:
-                if key in ledger.holdings and not self._file(key).is_file():
-                    del ledger.holdings[key]
+            try:
+                with self._ledger() as ledger:
+                    if key in ledger.holdings and not self._file(key).is_file():
+                        del ledger.holdings[key]
+            except OSError as error:
+                self._give_up(error)
             self._let_go(key, turn)
 
     def _let_go(self, key: str, turn: filelock.BaseFileLock) -> None:
         """Lets other processes compute a set."""
-        turn.release()
+        # While it is still ours: removed later, it could be another process's already, and two would have it.
         with suppress(OSError):  # Windows keeps a lock's file while anybody has it open.
             (self._folder / f"{key}.lock").unlink(missing_ok=True)
+        turn.release()
 
     def _give_up(self, error: OSError) -> None:
         """Stops writing, because the disk can take no more."""
@@ -159,6 +203,18 @@ class DiskTier(Tier):
             except OSError as error:
                 self._give_up(error)
 
+    def _is_being_made(self, key: str) -> bool:
+        """Whether a living process computes a set; this one does if it holds the turn."""
+        if not (self._folder / f"{key}.lock").exists():
+            return False
+        turn = self._turn(key)
+        try:
+            turn.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        self._let_go(key, turn)
+        return False
+
     def _read(self, index: Path) -> Ledger:
         """The ledger as it was left, brought in line with the files that are there."""
         ledger = Ledger(limit=self._limit)
@@ -172,13 +228,13 @@ class DiskTier(Tier):
             pass
         except (ValueError, TypeError, RecursionError) as error:
             _log.warning("%s is damaged (%s) and begun anew", index, error)
-        there = {file.stem: file.stat().st_size for file in self._folder.glob("*.act")}
+        there = _sizes(self._folder)
         for key, size in there.items():  # One that the index doesn't know leaves first.
             ledger.holdings.setdefault(key, Holding(size=size, saved_s=0.0)).whole = True
         for key in [key for key, holding in ledger.holdings.items() if holding.whole and key not in there]:
             del ledger.holdings[key]
         for key in [key for key, holding in ledger.holdings.items() if not holding.whole]:
-            if not (self._folder / f"{key}.lock").exists():
+            if not self._is_being_made(key):
                 del ledger.holdings[key]
         return ledger
 
@@ -207,6 +263,13 @@ class _OnDisk(Remembered):
         os.close(self._descriptor)
 
 
+class _FillingNothing(Filling):
+    """Takes what could not be kept."""
+
+    def _put(self, places: Places, items: torch.Tensor) -> None:
+        pass
+
+
 class _FillingFile(Filling):
     def __init__(self, kind: Kind, descriptor: int) -> None:
         super().__init__(kind.rows)
@@ -225,3 +288,5 @@ class _FillingFile(Filling):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:  # The run can go on without; it is told at the end.
             self.error = error
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, 0)  # or what has been written would keep others from writing

@@ -186,3 +186,20 @@ def read_tensors_with_metadata(path: Path) -> tuple[dict[str, Any], dict[str, st
         raise InputError(
             f"{path} must be a safetensors file, but is damaged ({error}). Restore or remove it."
         ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text that was stored with named tensors, without them.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} must be a safetensors file, but is damaged ({error}). Restore or remove it."
+        ) from error

@@ -4,6 +4,9 @@ A card says when it is full. A CPU's system promises more memory than there is, 
 """
 
 import copy
+import logging
+import math
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,40 +18,76 @@ from core.images import stored_size
 
 _FLOAT = 4  # bytes
 
+_log = logging.getLogger(__name__)
+
 
 def memory_in_reach() -> int:
     """Bytes that this process may use in all: those that are free, and those that it has already.
 
     What earlier runs gave back is kept for the next one (`core.device.keep_freed_memory`), and the system counts it as
-    taken. Mapped files don't count: their pages are free for whoever needs them.
+    taken. Mapped files don't count: their pages are free for whoever needs them. A container's or a job's limit counts
+    where the system tells of one.
     """
     own: Any = psutil.Process().memory_info()
-    return int(psutil.virtual_memory().available + own.rss - getattr(own, "shared", 0))
+    held = own.rss - getattr(own, "shared", 0)
+    return int(min(psutil.virtual_memory().available, _left_in_group()) + held)
 
 
-def run_bytes(backbone: nn.Module, *, image_size: int, batch_size: int) -> int:
-    """Bytes of the images and activations that a step of training or validation holds at once, at least.
+def _left_in_group() -> float:
+    """Bytes that the control group of this process may still take; infinite without a limit."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        return math.inf if limit == "max" else int(limit) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # another kind of system, or no limit
+        return math.inf
 
-    Nothing is computed: the shapes come from a copy of the network without data.
+
+def run_bytes(backbone: nn.Module, *, image_size: int, batch_size: int, chunk: int | None) -> int | None:
+    """About how many bytes of images and activations a step of training or validation holds at once.
+
+    Nothing is computed: the shapes come from a copy of the network without data. It counts what layers give; what
+    PyTorch keeps of it is a fifth less or a fifth more.
 
     Args:
         backbone: Takes (B, 3, H, H); what learns in it requires gradients.
         image_size: H, pixels.
         batch_size: Images a step of training.
+        chunk: Images that what is frozen sees at once; None where nothing is computed apart.
+
+    Returns:
+        Bytes; None for a network that runs with its data only.
     """
-    shadow = copy.deepcopy(backbone).to("meta").train()
-    kept, largest = 0, 0
-
-    def count(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal kept, largest
-        if isinstance(output, torch.Tensor):
-            size = output.numel() * _FLOAT
-            largest = max(largest, size + sum(each.numel() * _FLOAT for each in inputs if torch.is_tensor(each)))
-            kept += size if output.requires_grad else 0
-
-    for module in shadow.modules():
-        if not any(module.children()):
-            module.register_forward_hook(count)
-    shadow(torch.empty(2, 3, image_size, image_size, device="meta"))  # of two, as norms refuse one
+    seen = _Seen()
+    try:
+        shadow = copy.deepcopy(backbone).to("meta").train()
+        for module in shadow.modules():
+            if not any(module.children()):
+                module.register_forward_hook(seen)
+        shadow(torch.empty(2, 3, image_size, image_size, device="meta"))  # of two, as norms refuse one
+    # Whatever a model does with tensors that have no data; without an estimate it runs as it always did.
+    except Exception as error:
+        _log.info("the memory of %s can't be told beforehand: %s", type(backbone).__name__, error)
+        return None
     images = 3 * (stored_size(image_size) ** 2 * (1 + _FLOAT) + image_size**2 * _FLOAT)  # uint8, float32, and the view
-    return max(batch_size * (images + kept // 2), EVAL_BATCH_SIZE * (images + largest // 2))
+    frozen = (chunk or EVAL_BATCH_SIZE) * (images + seen.largest_frozen // 2)
+    validating = EVAL_BATCH_SIZE * (images + seen.largest_learning // 2)
+    return max(batch_size * (images + seen.kept // 2), frozen, validating)
+
+
+class _Seen:
+    """What the layers of a network take and give, for two images; bytes."""
+
+    def __init__(self) -> None:
+        self.kept = self.largest_frozen = self.largest_learning = 0
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, torch.Tensor) or isinstance(module, nn.Identity):
+            return
+        given = output.numel() * _FLOAT
+        both = given + sum(each.numel() * _FLOAT for each in inputs if torch.is_tensor(each))
+        if not output.requires_grad:
+            self.largest_frozen = max(self.largest_frozen, both)
+            return
+        self.largest_learning = max(self.largest_learning, both)
+        self.kept += 0 if getattr(module, "inplace", False) else given

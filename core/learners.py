@@ -1,6 +1,7 @@
 """The part of a network that learns, as a function: compiled once for each depth where compiling pays."""
 
 import importlib.util
+import logging
 import types
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,6 +10,12 @@ import torch
 from torch import Tensor
 
 from core.classifier import Classifier
+from core.device import is_out_of_memory
+from core.errors import one_line
+
+_OLDEST_FOR_TRITON = (7, 0)
+
+_log = logging.getLogger(__name__)
 
 Learner = Callable[[Tensor], Tensor]  # what `core.prefix.Prefix.batches` gives (B, ...) to logits (B, C)
 Compiler = Callable[[Learner], Learner]
@@ -21,6 +28,8 @@ def compiler_for(device: torch.device) -> Compiler | None:
     machine without one. PyTorch's own TORCH_COMPILE_DISABLE=1 turns it off.
     """
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    if torch.cuda.get_device_capability(device) < _OLDEST_FOR_TRITON:
         return None
     # fullgraph, because a graph that breaks, or a ninth one, would return to the slow way without a word.
     return cast(Compiler, lambda learner: torch.compile(learner, fullgraph=True))
@@ -62,17 +71,37 @@ class Learners:
         learner: Learner = whole if cut is None else second_half
         if self._compiler is None:
             return learner
-        compiled = self._compiler(_with_own_code(learner))
+        return _Compiled(learner, self._compiler, depth=model.unfreeze_depth)
 
-        def learn(inputs: Tensor) -> Tensor:
-            # One graph for all batch sizes, the smaller last batch included.
-            torch._dynamo.maybe_mark_dynamic(inputs, 0)
-            return compiled(inputs)
 
-        return learn
+class _Compiled:
+    """A learner that is compiled at its first batch, and stays as it was where that fails: slower, but not stopped."""
+
+    def __init__(self, learner: Learner, compiler: Compiler, *, depth: int) -> None:
+        self._plain, self._depth = learner, depth
+        self._learner = compiler(_with_own_code(learner))
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        # One graph for all batch sizes, the smaller last batch included.
+        torch._dynamo.maybe_mark_dynamic(inputs, 0)
+        try:
+            return self._learner(inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            if self._learner is self._plain or is_out_of_memory(error):
+                raise
+            _log.warning("depth %d is trained without torch.compile: %s", self._depth, one_line(str(error))[:300])
+            self._learner = self._plain
+            return self._learner(inputs)
+
+
+_kept: list[types.CodeType] = []  # for as long as the process lives
 
 
 def _with_own_code(learner: Any) -> Learner:
-    """The same function with a code object of its own: that is where Dynamo keeps its graphs, eight at most in each."""
-    code = learner.__code__.replace()
-    return types.FunctionType(code, learner.__globals__, learner.__name__, None, learner.__closure__)
+    """The same function with a code object of its own: that is where Dynamo keeps its graphs, eight at most in each.
+
+    Code objects of ordinary functions are never freed, and Dynamo counts on it: its guards point into what it keeps
+    there, and are told later than that when the model goes.
+    """
+    _kept.append(learner.__code__.replace())
+    return types.FunctionType(_kept[-1], learner.__globals__, learner.__name__, None, learner.__closure__)

@@ -22,14 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core import augment, cut
 from core.activations import Activations, Filling, Kind
 from core.archs import Arch
 from core.augment import Augmenter
 from core.classifier import Classifier
 from core.config import TrainConfig
 from core.cut import Cut
-from core.device import autocast
+from core.device import autocast, compute_dtype, cpu_name
 from core.sources import BatchSource
 
 Rows = npt.NDArray[np.int64]
@@ -37,6 +36,9 @@ Rows = npt.NDArray[np.int64]
 # The CPU's kernels sum in an order that depends on the number of images at once. Always the same number, and an
 # activation doesn't depend on the batch that it was computed for. 16 is as fast as more, and divides usual batch sizes.
 CPU_CHUNK = 16
+
+# What turns pixels into activations; the modules are all imported from here.
+_CODE = ("core.augment", "core.classifier", "core.cut", "core.device", __name__)
 
 
 class Fed(NamedTuple):
@@ -78,7 +80,7 @@ class Prefix:
         model: The model; it stays on its device.
         arch: Image size and normalisation.
         source: Gives images.
-        pixels: Names what the source gives, for keys.
+        pixels: Names what the source gives, for keys; empty remembers nothing.
         activations: Where they are remembered; None for nowhere.
     """
 
@@ -109,13 +111,22 @@ class Prefix:
         self._augmenter.seed = config.augment_seed
         self._augmenter.set_strength(config.augment_strength)
         self._views, self._strength = config.views or config.epochs, config.augment_strength
-        self._remembers = remember and self._activations is not None
+        self._remembers = remember and self._activations is not None and bool(self._pixels)
         self._cut = self._model.cut(self._arch.image_size)
 
     @property
     def remembers(self) -> bool:
         """Whether the run's activations may be remembered: where something is frozen, and there is a place for them."""
         return self._remembers and self._cut is not None
+
+    def forget(self) -> bool:
+        """Gives back the device's memory that activations take; whether there was any."""
+        return self._activations is not None and self._activations.clear_memory()
+
+    @property
+    def held(self) -> int:
+        """Bytes of the device's memory that activations take."""
+        return 0 if self._activations is None else self._activations.held
 
     def classify(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of what `batches` gave."""
@@ -132,6 +143,7 @@ class Prefix:
             epoch: Whose view is shown; None shows images as they are.
             batch_size: Images at a time.
         """
+        assert np.isin(rows, part.rows).all(), "rows of another part"
         view = None if epoch is None else epoch % self._views
         if self._activations is None or not self.remembers:
             yield from self._compute(part, rows, view, batch_size)
@@ -209,7 +221,8 @@ class Prefix:
         if depth not in self._hashes:
             self._hashes[depth] = self._model.frozen_hash()
         shown = [] if view is None else [self._augmenter.seed, self._strength, view]
-        facts = [_code(), machine_kind(self._device), self._arch.timm_name, self._arch.image_size]
+        facts: list[object] = [_code(), machine_kind(self._device), str(compute_dtype(self._device))]
+        facts += [self._arch.timm_name, self._arch.image_size]
         facts += [self._arch.mean, self._arch.std, self._hashes[depth], depth, self._pixels, part.digest, shown]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
@@ -223,17 +236,18 @@ class _Measured(NamedTuple):
 def machine_kind(device: torch.device) -> str:
     """What besides its inputs decides the last bits of an activation."""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)} {torch.version.cuda}"
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        return f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {cudnn}"
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{device.type} {platform.machine()} {capability} {torch.get_num_threads()}"
+    return f"{device.type} {platform.machine()} {cpu_name()} {capability} {torch.get_num_threads()}"
 
 
 @functools.cache
 def _code() -> str:
     """Hash of the code that makes activations, ours and theirs."""
     digest = hashlib.sha256(f"{torch.__version__} {version('timm')}".encode())
-    for module in (augment, cut, sys.modules[__name__]):
-        digest.update(Path(str(module.__file__)).read_bytes())
+    for name in _CODE:
+        digest.update(Path(str(sys.modules[name].__file__)).read_bytes())
     return digest.hexdigest()
 
 

@@ -17,13 +17,13 @@ from core.archs import Arch
 from core.backbones import build_classifier
 from core.classifier import Classifier
 from core.config import TrainConfig
-from core.device import keep_freed_memory
+from core.device import is_out_of_memory, keep_freed_memory
 from core.evaluation import EVAL_BATCH_SIZE
 from core.footprint import memory_in_reach, run_bytes
 from core.learners import Compiler, Learners
 from core.losses import Criterion, class_weights, cross_entropy
 from core.optim import build_optimizer, reset_optimizer
-from core.prefix import Part, Prefix
+from core.prefix import CPU_CHUNK, Part, Prefix
 from core.run import EpochResult, NonFiniteLossError, Run, Saving
 from core.seeds import without_lone_last
 from core.sources import BatchSource
@@ -46,7 +46,7 @@ class TrainData:
         train_rows: Rows to learn from.
         val_rows: Rows to validate on; the order of all validation probabilities.
         classes: Class names.
-        pixels: Names the source's pixels for other processes; empty if they have none in common.
+        pixels: Names the source's pixels, for what is remembered of them; empty remembers nothing.
     """
 
     source: BatchSource
@@ -91,7 +91,8 @@ class Trainer:
         seed: Seed of the head's first weights, and of the backbone's without `weights`.
         activations: Where activations of the frozen part are remembered; None for nowhere.
         checkpoint_share: Share of a run's time that its checkpoints may take. An epoch that is too short for its own is
-            repeated after an interruption, with those since the last one, at most `core.run.MOST_REPEATED_S` of them.
+            repeated after an interruption, with those since the last one: at most `core.run.MOST_REPEATED_S` and one
+            epoch.
         compiler: What compiles the learning part, once for each depth; None trains it as it is.
     """
 
@@ -121,7 +122,7 @@ class Trainer:
         self.val_part = Part(data.val_rows, data.labels, device)
         self._learners = Learners(self.model, compiler)
         self._optimizers: dict[tuple[str, int], torch.optim.Optimizer] = {}  # by kind and depth
-        self._needed: dict[tuple[int, int], int] = {}  # bytes, by depth and batch size
+        self._needed: dict[tuple[int, int], int | None] = {}  # bytes, by depth and batch size
         self._counts_C = np.bincount(data.labels[data.train_rows], minlength=len(data.classes))
 
     def train(
@@ -147,11 +148,14 @@ class Trainer:
             CheckpointError: The checkpoint is damaged or of another config.
         """
         assert (config.arch, config.image_size, config.seed) == (self.arch.timm_name, self.arch.image_size, self.seed)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            run = self.prepare(config)
-            if checkpoint_file is not None and checkpoint_file.is_file():
-                run.resume(checkpoint_file)
-            reason = run.finish(on_epoch, checkpoint_file, on_step or (lambda images: None))
+        try:
+            run, reason = self._finish(config, on_epoch, checkpoint_file, on_step or (lambda images: None))
+        except Exception as error:
+            # What is remembered must cost time only: a run that has no room beside it has it without.
+            if self.device.type == "cpu" or not is_out_of_memory(error) or not self.prefix.forget():
+                raise
+            torch.cuda.empty_cache()
+            run, reason = self._finish(config, on_epoch, checkpoint_file, on_step or (lambda images: None))
         return TrainResult(
             history=run.state.history,
             best_epoch=run.state.best_epoch,
@@ -161,6 +165,19 @@ class Trainer:
             elapsed_s=run.state.elapsed_s,
             reason=reason,
         )
+
+    def _finish(
+        self,
+        config: TrainConfig,
+        on_epoch: Callable[[EpochResult], str | None],
+        checkpoint_file: Path | None,
+        on_step: Callable[[int], None],
+    ) -> tuple[Run, str]:
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            run = self.prepare(config)
+            if checkpoint_file is not None and checkpoint_file.is_file():
+                run.resume(checkpoint_file)
+            return run, run.finish(on_epoch, checkpoint_file, on_step)
 
     def measure_epoch_s(self, config: TrainConfig, *, steps: int = 2) -> float:
         """Seconds that an epoch of this config would take here, extrapolated from a few steps; changes nothing."""
@@ -226,13 +243,18 @@ class Trainer:
             return
         key = (config.unfreeze_depth, config.batch_size)
         if key not in self._needed:
+            cut = self.model.cut(config.image_size)
             self._needed[key] = run_bytes(
-                self.model.backbone, image_size=config.image_size, batch_size=config.batch_size
+                self.model.backbone,
+                image_size=config.image_size,
+                batch_size=config.batch_size,
+                chunk=None if cut is None else CPU_CHUNK,
             )
-        if self._needed[key] > (reach := memory_in_reach()):
+        needed, reach = self._needed[key], memory_in_reach() - self.prefix.held
+        if needed is not None and needed > reach:
             raise MemoryError(
-                f"batches of {config.batch_size} at {config.image_size} pixels take {self._needed[key] / 1e9:.1f} GB "
-                f"of memory or more, and {reach / 1e9:.1f} GB can be had"
+                f"batches of {config.batch_size} at {config.image_size} pixels take about {needed / 1e9:.1f} GB of "
+                f"memory, and {reach / 1e9:.1f} GB can be had"
             )
 
     def criterion(self, config: TrainConfig) -> Criterion:

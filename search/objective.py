@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from core.artifacts import StudyFolder, TrialRecord
-from core.checkpoint import CheckpointError
+from core.checkpoint import CheckpointError, epochs_in
 from core.config import TrainConfig
 from core.device import is_out_of_memory
 from core.errors import InputError
@@ -111,14 +111,16 @@ class Objective:
         config = self.config_of(trial)
         reported = study.trials[trial.number].intermediate_values
         checkpoint = self.folder.checkpoint_file(trial.number)
-        self.watcher.trial_starts(trial.number, config, len(reported) if checkpoint.is_file() else 0)
+        self.watcher.trial_starts(trial.number, config, epochs_in(checkpoint))
 
         def on_epoch(result: EpochResult) -> str | None:
             if result.epoch not in reported:  # else a process died between this report and its checkpoint
                 trial.report(result.val.recall, step=result.epoch)
             self.watcher.epoch_done(result)
             is_last = result.epoch + 1 == config.epochs
-            return PRUNED if not is_last and trial.should_prune() else None
+            # Optuna judges by the last report. An epoch that is repeated was judged before, as it stood then.
+            is_newest = result.epoch >= max(reported, default=-1)
+            return PRUNED if is_newest and not is_last and trial.should_prune() else None
 
         def train() -> TrainResult:
             return self.trainer.train(config, on_epoch, checkpoint_file=checkpoint, on_step=self.watcher.step_done)

@@ -2,14 +2,16 @@
 
 import logging
 import multiprocessing
+import os
 import signal
 import tempfile
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from optuna.artifacts import get_all_artifact_meta, upload_artifact
 from core.files import written_aside
 
 CURVES, CONFUSION = "curves.png", "confusion.png"
+_PATIENCE_S = 60.0  # half a second a picture; more means that the process hangs
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ class Pictures:
         folder.mkdir(exist_ok=True)
         # Spawned, since threads don't survive a fork; it starts with the first picture.
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_ignore_interrupts) if beside else None
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_belong_to_the_search) if beside else None
         self._owed: list[Future[None]] = []
 
     def __enter__(self) -> Self:
@@ -105,10 +108,16 @@ class Pictures:
                 _log.warning("a picture could not be drawn (%s: %s); the next search tries again", type(error), error)
 
     def close(self) -> None:
-        """Waits for the pictures that are owed."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._look_at(list(self._owed))
+        """Waits for the pictures that are owed, but not for ever."""
+        if self._pool is None:
+            return
+        done, late = wait(self._owed, timeout=_PATIENCE_S)
+        if late:
+            _log.warning("%d trials wait for their pictures too long; the next search draws them", len(late))
+            for process in list(self._pool._processes.values()):  # before 3.14 there is no public way
+                process.kill()
+        self._pool.shutdown(cancel_futures=True)
+        self._look_at(list(done))
 
 
 class _NoStore:
@@ -142,6 +151,12 @@ def draw(folder: Path, names: dict[str, str], drawing: Drawing) -> None:
             aside.write_bytes(figure_png(figure))
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C goes to all processes of a terminal; the search decides when this one ends."""
+def _belong_to_the_search() -> None:
+    """Ctrl-C goes to all processes of a terminal; the search decides when this one ends, at the latest with itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(search: Any) -> None:
+    search.join()  # returns also if it was killed
+    os._exit(1)

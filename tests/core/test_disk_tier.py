@@ -1,13 +1,18 @@
 """Activations on disk: who uses what is known to the index, though it is not written at every use."""
 
+import errno
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from core.activations import Kind
+from core.activations import Activations, BusyError, Kind, MemoryTier
 from core.disk_tier import DiskTier
 
 CPU = torch.device("cpu")
@@ -47,3 +52,97 @@ def test_a_set_gives_back_what_was_put_in_any_order(tmp_path: Path) -> None:
     assert found is not None
     batches = list(found.batches(np.array([3, 0, 2]), 2))
     assert [batch.tolist() for batch in batches] == [[[9, 10, 11], [0, 1, 2]], [[6, 7, 8]]]
+
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np, torch
+from core.disk_tier import DiskTier
+from tests.core.test_disk_tier import KIND
+with DiskTier(Path(sys.argv[1]), torch.device("cpu"), 100).fill("a", KIND) as filling:
+    filling.put(np.arange(2), torch.zeros(2, 3))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_room_of_a_process_that_was_killed_is_free_for_the_next(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", DIE, str(tmp_path)], cwd=ROOT, check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "a.lock").exists()
+    tier = DiskTier(tmp_path, CPU, KIND.size)  # room for one set
+    fill(tier, "b")
+    assert tier.find("b", KIND) is not None
+    assert uses(tmp_path) == {"b": 1}
+
+
+def test_a_set_that_is_begun_again_leaves_nothing_of_the_first_try(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", DIE, str(tmp_path)], cwd=ROOT, check=False, capture_output=True)
+    tier = DiskTier(tmp_path, CPU, KIND.size)
+    fill(tier, "a")
+    assert tier.find("a", KIND) is not None
+    assert {file.name for file in tmp_path.iterdir()} <= {"a.act", "index.json", ".lock"}
+
+
+def test_what_another_process_computes_is_not_kept_a_second_time(tmp_path: Path) -> None:
+    one, other = DiskTier(tmp_path, CPU, 10**6), DiskTier(tmp_path, CPU, 10**6)
+    both = Activations([other, MemoryTier(CPU, 10**6)])
+    filling = one.fill("a", KIND)
+    assert filling is not None
+    with filling as target:
+        with pytest.raises(BusyError):
+            other.fill("a", KIND)
+        assert both.fill("a", KIND) is None
+        target.put(np.arange(4), torch.zeros(4, 3))
+    assert both.find("a", KIND) is not None
+    assert both.held == 0
+
+
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_a_full_disk_ends_the_remembering_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    def full(*arguments: object, **options: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    tier = DiskTier(tmp_path, CPU, 10**6)
+    if call == "open":
+        monkeypatch.setattr("core.disk_tier.written_aside", full)
+    else:
+        monkeypatch.setattr("os.pwrite", full)
+    fill(tier, "a")
+    monkeypatch.undo()
+    assert tier.find("a", KIND) is None
+    assert tier.fill("b", KIND) is None
+    assert caplog.text.count("no more activations are remembered") == 1
+    assert not list(tmp_path.glob("*.act"))
+
+
+def test_a_folder_that_cannot_hold_locks_ends_the_remembering_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(lock: object, timeout: float | None = None) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    tier = DiskTier(tmp_path, CPU, 10**6)
+    monkeypatch.setattr("filelock.FileLock.acquire", full)
+    assert tier.fill("a", KIND) is None
+    assert tier.find("a", KIND) is None
+
+
+def test_memory_that_others_have_taken_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*shape: object, **options: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    tier = MemoryTier(CPU, 10**6)
+    monkeypatch.setattr("torch.empty", full)
+    assert tier.fill("a", KIND) is None
+    monkeypatch.undo()
+    filling = tier.fill("a", KIND)
+    assert filling is not None
+    with filling as target:
+        target.put(np.arange(4), torch.zeros(4, 3))
+    assert tier.held == KIND.size
+    tier.clear()
+    assert (tier.held, tier.find("a", KIND)) == (0, None)

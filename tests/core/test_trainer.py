@@ -12,7 +12,6 @@ from core.augment import Augmenter
 from core.config import TrainConfig
 from core.errors import InputError
 from core.evaluation import predict_proba
-from core.learners import Learner
 from core.seeds import derive_seed, epoch_order
 from core.trainer import EpochResult, NonFiniteLossError, TrainData, Trainer
 from tests.doubles import ArraySource
@@ -236,34 +235,5 @@ def test_a_run_that_cannot_fit_is_told_before_it_takes_the_memory(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.trainer.memory_in_reach", lambda: 10**6)
-    with pytest.raises(MemoryError, match=r"batches of 24 at 32 pixels take 0\.\d GB of memory or more, and 0\.0 GB"):
+    with pytest.raises(MemoryError, match=r"batches of 24 at 32 pixels take about 0\.\d GB of memory, and 0\.0 GB"):
         trainer.train(config(trainer, batch_size=24), go_on)
-
-
-def test_one_graph_a_depth_serves_all_values_and_changes_no_number(arch: Arch, data: TrainData) -> None:
-    graphs: list[object] = []
-
-    def backend(graph: Any, inputs: object) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    def compiler(learner: Learner) -> Learner:
-        return torch.compile(learner, backend=backend, fullgraph=True)
-
-    compiled = Trainer(arch=arch, weights=None, data=data, device=CPU, seed=0, compiler=compiler)
-    plain = Trainer(arch=arch, weights=None, data=data, device=CPU, seed=0)
-    deepest = plain.model.max_unfreeze_depth
-    for number in range(3 * (deepest + 1)):
-        values = config(
-            plain,
-            epochs=1,
-            unfreeze_depth=number % (deepest + 1),
-            batch_size=(16, 24, 32)[number % 3],  # 64 images leave a last batch of 16 behind two of 24
-            drop_rate=0.01 * number,
-            augment_strength=(0.5, 1.0, 1.5)[number // (deepest + 1)],
-            label_smoothing=0.01 * number,
-            weight_decay=0.001 * (number + 1),
-            lr=1e-3 * (number + 1),
-        )
-        assert losses(compiled.train(values, go_on).history) == losses(plain.train(values, go_on).history)
-    assert len(graphs) <= deepest + 1

@@ -1,8 +1,13 @@
 import dataclasses
 import errno
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 import torch
 from optuna.artifacts import get_all_artifact_meta
@@ -76,6 +81,44 @@ def test_a_process_of_its_own_draws_beside_the_search(
     with Pictures(tmp_path / "artifacts") as pictures:
         dataclasses.replace(objective, pictures=pictures).run(study, ask(study))
     assert sum(file.read_bytes().startswith(PNG) for file in (tmp_path / "artifacts").iterdir()) == 2
+
+
+ORPHAN = """
+import multiprocessing, os, signal, sys
+from pathlib import Path
+import numpy as np
+from search.pictures import Drawing, Pictures
+if __name__ == "__main__":
+    pictures = Pictures(Path(sys.argv[1]))
+    print(pictures._pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_process_that_draws_ends_with_a_search_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(tmp_path / "artifacts")]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+    drawer = int(printed)
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(drawer) and psutil.Process(drawer).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it outlives the search"
+        time.sleep(0.1)
+
+
+def test_a_process_that_hangs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("search.pictures._PATIENCE_S", 3.0)
+    pictures = Pictures(tmp_path / "artifacts")
+    assert pictures._pool is not None
+    pictures._owed.append(pictures._pool.submit(time.sleep, 600))
+    start = time.monotonic()
+    pictures.close()
+    assert time.monotonic() - start < 30
+    assert "1 trials wait for their pictures too long" in caplog.text
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_trial(

@@ -1,0 +1,122 @@
+"""The learning part is compiled once a depth, whatever the values; where it can't be compiled it is trained as it is.
+
+Each test has a process of its own: Dynamo changes how Python runs, and the other tests are to run as users run it.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.learners import compiler_for
+
+ROOT = Path(__file__).resolve().parents[2]
+SETUP = """
+import dataclasses, json, logging, sys
+import numpy as np, torch
+from core.archs import resolve_arch
+from core.backbones import build_classifier
+from core.config import TrainConfig
+from core.learners import Learners
+from core.trainer import TrainData, Trainer
+from tests.doubles import ArraySource
+
+graphs = []
+
+def counting(graph, inputs):
+    graphs.append(graph)
+    return graph.forward
+
+def failing(graph, inputs):
+    raise OSError("no C compiler")
+
+def compiler(backend):
+    return lambda learner: torch.compile(learner, backend=backend, fullgraph=True)
+
+def trainer(compiler):
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 3
+    source = ArraySource(torch.from_numpy(rng.integers(0, 255, (80, 3, 37, 37)).astype(np.uint8)), labels)
+    data = TrainData(
+        source=source, labels=labels, train_rows=np.arange(64), val_rows=np.arange(64, 80), classes=("a", "b", "c")
+    )
+    arch = dataclasses.replace(resolve_arch("test_efficientnet"), image_size=32)
+    return Trainer(arch=arch, weights=None, data=data, device=torch.device("cpu"), seed=0, compiler=compiler)
+
+def losses(trainer, **values):
+    fixed = {"arch": "test_efficientnet", "image_size": 32, "epochs": 1}
+    result = trainer.train(TrainConfig.from_dict(fixed | values), lambda epoch: None)
+    return [row["train_loss"] for row in result.history]
+"""
+VALUES = """
+compiled, plain = trainer(compiler(counting)), trainer(None)
+deepest = plain.model.max_unfreeze_depth
+same = []
+for number in range(3 * (deepest + 1)):
+    values = {
+        "unfreeze_depth": number % (deepest + 1),
+        "batch_size": (16, 24, 32)[number % 3],  # 64 images leave 16 behind two batches of 24
+        "drop_rate": 0.01 * number,
+        "augment_strength": (0.5, 1.0, 1.5)[number // (deepest + 1)],
+        "label_smoothing": 0.01 * number,
+        "weight_decay": 0.001 * (number + 1),
+        "lr": 1e-3 * (number + 1),
+    }
+    same.append(losses(compiled, **values) == losses(plain, **values))
+print(json.dumps({"same": all(same), "graphs": len(graphs), "depths": deepest + 1}))
+"""
+DEPTHS = """
+model = build_classifier(resolve_arch("mobilenet"), num_classes=7, weights=None, seed=0)
+model = model.to(memory_format=torch.channels_last)
+learners = Learners(model, compiler(counting))
+for depth in range(model.max_unfreeze_depth + 1):
+    model.set_unfreeze_depth(depth)
+    learn, cut = learners.at(64), model.cut(64)
+    model.train()
+    for batch in (4, 6):
+        inputs = torch.randn(batch, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+        if cut is not None:
+            with torch.no_grad():
+                inputs = cut.frozen(inputs)
+        learn(inputs).sum().backward()
+print(json.dumps({"graphs": len(graphs), "depths": model.max_unfreeze_depth + 1}))
+"""
+FAILURE = """
+logging.basicConfig(stream=sys.stderr)
+values = {"unfreeze_depth": 2, "batch_size": 16, "lr": 1e-3, "drop_rate": 0.3}
+print(json.dumps({"same": losses(trainer(compiler(failing)), **values) == losses(trainer(None), **values)}))
+"""
+
+
+def run(script: str) -> tuple[dict[str, Any], str]:
+    """What a script printed as JSON, and its log."""
+    command = [sys.executable, "-c", SETUP + script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_one_graph_a_depth_serves_all_values_and_changes_no_number() -> None:
+    found, _ = run(VALUES)
+    assert found["same"]
+    assert 0 < found["graphs"] <= found["depths"]
+
+
+def test_more_depths_than_dynamo_keeps_graphs_of_one_function() -> None:
+    found, _ = run(DEPTHS)
+    assert found["depths"] > 8
+    assert found["graphs"] == found["depths"]
+
+
+def test_what_cannot_be_compiled_is_trained_as_it_is_and_said_once() -> None:
+    found, log = run(FAILURE)
+    assert found["same"]
+    assert log.count("depth 2 is trained without torch.compile") == 1
+    assert "no C compiler" in log
+
+
+def test_a_cpu_compiles_nothing() -> None:
+    assert compiler_for(torch.device("cpu")) is None
