@@ -94,14 +94,7 @@ class _Compiled:
             return self._learner(inputs)
 
 
-_kept: list[types.CodeType] = []  # for as long as the process lives
-
-
 def _with_own_code(learner: Any) -> Learner:
-    """The same function with a code object of its own: that is where Dynamo keeps its graphs, eight at most in each.
-
-    Code objects of ordinary functions are never freed, and Dynamo counts on it: its guards point into what it keeps
-    there, and are told later than that when the model goes.
-    """
-    _kept.append(learner.__code__.replace())
-    return types.FunctionType(_kept[-1], learner.__globals__, learner.__name__, None, learner.__closure__)
+    """The same function with a code object of its own: that is where Dynamo keeps its graphs, eight at most in each."""
+    code = learner.__code__.replace()
+    return types.FunctionType(code, learner.__globals__, learner.__name__, None, learner.__closure__)
