@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from core.evaluation import EVAL_BATCH_SIZE
 from core.images import stored_size
@@ -46,8 +47,7 @@ def _left_in_group() -> float:
 def run_bytes(backbone: nn.Module, *, image_size: int, batch_size: int, chunk: int | None) -> int | None:
     """About how many bytes of images and activations a step of training or validation holds at once.
 
-    Nothing is computed: the shapes come from a copy of the network without data. It counts what layers give; what
-    PyTorch keeps of it is a fifth less or a fifth more.
+    Nothing is computed: the shapes come from a copy of the network without data.
 
     Args:
         backbone: Takes (B, 3, H, H); what learns in it requires gradients.
@@ -64,7 +64,9 @@ def run_bytes(backbone: nn.Module, *, image_size: int, batch_size: int, chunk: i
         for module in shadow.modules():
             if not any(module.children()):
                 module.register_forward_hook(seen)
-        shadow(torch.empty(2, 3, image_size, image_size, device="meta"))  # of two, as norms refuse one
+        own = {tensor.untyped_storage()._cdata for tensor in (*shadow.parameters(), *shadow.buffers())}
+        with saved_tensors_hooks(seen.keep, lambda tensor: tensor):
+            shadow(torch.empty(2, 3, image_size, image_size, device="meta"))  # of two, as norms refuse one
     # Whatever a model does with tensors that have no data; without an estimate it runs as it always did.
     except Exception as error:
         _log.info("the memory of %s can't be told beforehand: %s", type(backbone).__name__, error)
@@ -72,22 +74,33 @@ def run_bytes(backbone: nn.Module, *, image_size: int, batch_size: int, chunk: i
     images = 3 * (stored_size(image_size) ** 2 * (1 + _FLOAT) + image_size**2 * _FLOAT)  # uint8, float32, and the view
     frozen = (chunk or EVAL_BATCH_SIZE) * (images + seen.largest_frozen // 2)
     validating = EVAL_BATCH_SIZE * (images + seen.largest_learning // 2)
-    return max(batch_size * (images + seen.kept // 2), frozen, validating)
+    kept = sum(storage.nbytes() for key, storage in seen.kept.items() if key not in own)
+    return max(batch_size * (images + kept // 2), frozen, validating)
 
 
 class _Seen:
-    """What the layers of a network take and give, for two images; bytes."""
+    """What a network does with two images.
+
+    Attributes:
+        kept: What is kept for the backward pass, each piece of memory once.
+        largest_frozen: Most that a layer takes and gives where nothing learns, bytes.
+        largest_learning: Likewise elsewhere.
+    """
 
     def __init__(self) -> None:
-        self.kept = self.largest_frozen = self.largest_learning = 0
+        self.kept: dict[int, torch.UntypedStorage] = {}
+        self.largest_frozen = self.largest_learning = 0
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Is told of every tensor that autograd keeps."""
+        storage = tensor.untyped_storage()
+        self.kept[storage._cdata] = storage
+        return tensor
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if not isinstance(output, torch.Tensor) or isinstance(module, nn.Identity):
-            return
-        given = output.numel() * _FLOAT
-        both = given + sum(each.numel() * _FLOAT for each in inputs if torch.is_tensor(each))
-        if not output.requires_grad:
-            self.largest_frozen = max(self.largest_frozen, both)
-            return
-        self.largest_learning = max(self.largest_learning, both)
-        self.kept += 0 if getattr(module, "inplace", False) else given
+        tensors = [each for each in (*inputs, output) if torch.is_tensor(each)]
+        size = sum(each.numel() * _FLOAT for each in tensors)
+        if any(each.requires_grad for each in tensors):
+            self.largest_learning = max(self.largest_learning, size)
+        else:
+            self.largest_frozen = max(self.largest_frozen, size)

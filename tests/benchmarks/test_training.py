@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks import training
 from core import cli
+from core.archs import resolve_arch
+from core.backbones import build_classifier
 from core.demo import write_demo
 
 
@@ -14,9 +16,23 @@ def test_every_depth_is_held_to_its_ceiling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(training, "LEAST_S", 0.0)
+    arch = resolve_arch("test_efficientnet")
+    deepest = build_classifier(arch, num_classes=2, weights=None, seed=0).max_unfreeze_depth
     data = write_demo(tmp_path / "demo", images=80, width=96, height=72, workers=1)
     arguments = ["--data", data, "--arch", "test_efficientnet", "--weights", "none", "--image-size", 32]
-    arguments += ["--images", 32, "--batch-size", 16, "--depths", 0, 5, "--repeats", 2, "--out", tmp_path / "out.json"]
+    arguments += [
+        "--images",
+        32,
+        "--batch-size",
+        16,
+        "--depths",
+        0,
+        deepest,
+        "--repeats",
+        2,
+        "--out",
+        tmp_path / "out.json",
+    ]
 
     status = cli.run(training.main, training.build_parser(), [*map(str, arguments), "--device", "cpu"])
 

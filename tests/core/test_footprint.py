@@ -13,14 +13,14 @@ from core.backbones import build_classifier
 from core.footprint import run_bytes
 
 MEASURE = """
-import resource, sys, torch
+import psutil, resource, torch
 from core.archs import resolve_arch
 from core.backbones import build_classifier
 model = build_classifier(resolve_arch("mobilenet"), num_classes=7, weights=None, seed=0)
-images = torch.randn(16, 3, 224, 224)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+images = torch.randn(32, 3, 224, 224)
+before = psutil.Process().memory_info().rss
 model(images).sum().backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
 """
 
 KEEP = """
@@ -38,10 +38,10 @@ print([before, held, memory_in_reach()])
 
 def test_the_estimate_is_near_what_a_step_takes() -> None:
     model = build_classifier(resolve_arch("mobilenet"), num_classes=7, weights=None, seed=0)
-    estimate = run_bytes(model.backbone, image_size=224, batch_size=16, chunk=None)
+    estimate = run_bytes(model.backbone, image_size=224, batch_size=32, chunk=None)
     printed = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True).stdout
     assert estimate is not None
-    assert 0.6 * estimate < float(printed) < 1.7 * estimate  # allocators keep some, and layers work in place
+    assert 0.7 * estimate < float(printed) < 1.4 * estimate  # 0.98 of it here
 
 
 def test_it_grows_with_area_and_batch_and_shrinks_with_what_is_frozen() -> None:
