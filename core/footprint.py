@@ -6,6 +6,7 @@ A card says when it is full. A CPU's system promises more memory than there is, 
 import copy
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,35 @@ def _left_in_group() -> float:
         return math.inf
 
 
-def run_bytes(backbone: nn.Module, *, image_size: int, batch_size: int, chunk: int | None) -> int | None:
-    """About how many bytes of images and activations a step of training or validation holds at once.
+@dataclass(frozen=True)
+class Footprint:
+    """What a network takes besides its weights, bytes.
+
+    Attributes:
+        training: Of each image of a batch that is trained on.
+        apart: Of whatever else is computed at once, whatever the batch.
+    """
+
+    training: int
+    apart: int
+
+    def of(self, batch_size: int) -> int:
+        """The most that is held at once, with batches of this size."""
+        return max(batch_size * self.training, self.apart)
+
+
+def foresee(backbone: nn.Module, *, image_size: int, chunk: int | None) -> Footprint | None:
+    """About how many bytes of images and activations the steps of training and validation hold at once.
 
     Nothing is computed: the shapes come from a copy of the network without data.
 
     Args:
         backbone: Takes (B, 3, H, H); what learns in it requires gradients.
         image_size: H, pixels.
-        batch_size: Images a step of training.
         chunk: Images that what is frozen sees at once; None where nothing is computed apart.
 
     Returns:
-        Bytes; None for a network that runs with its data only.
+        None for a network that runs with its data only.
     """
     seen = _Seen()
     try:
@@ -72,10 +89,10 @@ def run_bytes(backbone: nn.Module, *, image_size: int, batch_size: int, chunk: i
         _log.info("the memory of %s can't be told beforehand: %s", type(backbone).__name__, error)
         return None
     images = 3 * (stored_size(image_size) ** 2 * (1 + _FLOAT) + image_size**2 * _FLOAT)  # uint8, float32, and the view
+    kept = sum(storage.nbytes() for key, storage in seen.kept.items() if key not in own)
     frozen = (chunk or EVAL_BATCH_SIZE) * (images + seen.largest_frozen // 2)
     validating = EVAL_BATCH_SIZE * (images + seen.largest_learning // 2)
-    kept = sum(storage.nbytes() for key, storage in seen.kept.items() if key not in own)
-    return max(batch_size * (images + kept // 2), frozen, validating)
+    return Footprint(training=images + kept // 2, apart=max(frozen, validating))
 
 
 class _Seen:

@@ -19,7 +19,7 @@ from core.classifier import Classifier
 from core.config import TrainConfig
 from core.device import is_out_of_memory, keep_freed_memory
 from core.evaluation import EVAL_BATCH_SIZE
-from core.footprint import memory_in_reach, run_bytes
+from core.footprint import Footprint, foresee, memory_in_reach
 from core.learners import Compiler, Learners
 from core.losses import Criterion, class_weights, cross_entropy
 from core.optim import build_optimizer, reset_optimizer
@@ -122,7 +122,7 @@ class Trainer:
         self.val_part = Part(data.val_rows, data.labels, device)
         self._learners = Learners(self.model, compiler)
         self._optimizers: dict[tuple[str, int], torch.optim.Optimizer] = {}  # by kind and depth
-        self._needed: dict[tuple[int, int], int | None] = {}  # bytes, by depth and batch size
+        self._footprints: dict[int, Footprint | None] = {}  # by depth
         self._counts_C = np.bincount(data.labels[data.train_rows], minlength=len(data.classes))
 
     def train(
@@ -241,17 +241,13 @@ class Trainer:
         """
         if self.device.type != "cpu":
             return
-        key = (config.unfreeze_depth, config.batch_size)
-        if key not in self._needed:
-            cut = self.model.cut(config.image_size)
-            self._needed[key] = run_bytes(
-                self.model.backbone,
-                image_size=config.image_size,
-                batch_size=config.batch_size,
-                chunk=None if cut is None else CPU_CHUNK,
-            )
-        needed, reach = self._needed[key], memory_in_reach() - self.prefix.held
-        if needed is not None and needed > reach:
+        depth = config.unfreeze_depth
+        if depth not in self._footprints:
+            chunk = None if self.model.cut(config.image_size) is None else CPU_CHUNK
+            self._footprints[depth] = foresee(self.model.backbone, image_size=config.image_size, chunk=chunk)
+        footprint, reach = self._footprints[depth], memory_in_reach() - self.prefix.held
+        needed = 0 if footprint is None else footprint.of(config.batch_size)
+        if needed > reach:
             raise MemoryError(
                 f"batches of {config.batch_size} at {config.image_size} pixels take about {needed / 1e9:.1f} GB of "
                 f"memory, and {reach / 1e9:.1f} GB can be had"
