@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.recording import Curve
+from benchmarks.reporting import interval
 from core.cli import Progress, write
 
 if TYPE_CHECKING:
@@ -91,14 +92,6 @@ def _order_row(name: str, target: int, recall: float, pairs: Sequence[tuple[floa
         "ratio": {"median": float(np.median(ratios)), **interval(ratios)},
         "resamples": len(pairs),
     }
-
-
-def interval(values: "Floats") -> dict[str, float]:
-    """The middle 95 % of resampled values."""
-    import numpy as np
-
-    low, high = np.percentile(values, [2.5, 97.5])
-    return {"low": float(low), "high": float(high)}
 
 
 def write_orders(rows: Sequence[Mapping[str, Any]], resamples: int) -> None:

@@ -73,7 +73,6 @@ def plain_loader(
     workers: int,
     prefetch: int = 2,
     shuffle: bool = False,
-    generator: torch.Generator | None = None,
     pin_memory: bool = False,
     start: str = "spawn",
 ) -> DataLoader[tuple[torch.Tensor, int]]:
@@ -85,7 +84,6 @@ def plain_loader(
         workers: Processes, which outlive the epoch; 0 to decode in this one.
         prefetch: Batches that each worker prepares in advance.
         shuffle: Whether each epoch has another order.
-        generator: Where the orders come from; torch's global one by default.
         pin_memory: True where batches go to a GPU.
         start: How workers start. Forked ones start at once, but only where this process has no threads to lose.
     """
@@ -97,7 +95,6 @@ def plain_loader(
         persistent_workers=workers > 0,
         multiprocessing_context=start if workers else None,
         shuffle=shuffle,
-        generator=generator,
         pin_memory=pin_memory,
     )
 

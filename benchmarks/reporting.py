@@ -9,12 +9,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.cli import write
 from core.device import cpu_name
 from core.files import write_json
 from core.versions import installed_versions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,6 +59,14 @@ def peak_memory_gb() -> float:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median and range."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
+
+
+def interval(values: "npt.NDArray[np.float64]") -> dict[str, float]:
+    """The middle 95 % of resampled values."""
+    import numpy as np
+
+    low, high = np.percentile(values, [2.5, 97.5])
+    return {"low": float(low), "high": float(high)}
 
 
 def show(values: Mapping[str, float], digits: int = 2) -> str:

@@ -107,22 +107,13 @@ def open_trainer(
 ) -> "Trainer":
     """What runs configs of a task; its source stays open until `trainer.data.source.close()`."""
     from core.loaders import open_source
-    from core.pixels import pixels_key
     from core.trainer import TrainData, Trainer
 
     source = open_source(task.manifest, image_size=task.arch.image_size, rows=task.rows, device=device)
-    data = TrainData(
-        source=source,
-        labels=task.manifest.labels,
-        train_rows=task.split.train,
-        val_rows=task.split.val,
-        classes=task.manifest.classes,
-        pixels=pixels_key(task.manifest, source.stored_size),
-    )
     return Trainer(
         arch=task.arch,
         weights=task.weights,
-        data=data,
+        data=TrainData.of(task.manifest, task.split, source),
         device=device,
         seed=task.seed,
         activations=activations,

@@ -6,8 +6,8 @@ Legend: N trials that both sizes completed, R resamples.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.order_replay import interval
 from benchmarks.recording import Curve, Recording
+from benchmarks.reporting import interval
 from core.cli import write
 from core.errors import InputError, counted
 

@@ -81,9 +81,8 @@ class Classifier(nn.Module):
         cut = cut_network(whole, frozen=frozen, learning=learning) if learning else Cut(whole, nn.Identity())
         was_training = self.training
         self.eval()
-        images = torch.rand(
-            3, 3, image_size, image_size, device=self.drop_rate.device
-        )  # no axis of a network is 3 long
+        # Of three, as a network's own axes are often two long.
+        images = torch.rand(3, 3, image_size, image_size, device=self.drop_rate.device)
         holds = cut is not None and agrees(cut, whole, images)
         self.train(was_training)
         return cut if holds else None

@@ -177,15 +177,8 @@ def read_tensors_with_metadata(path: Path) -> tuple[dict[str, Any], dict[str, st
     Raises:
         InputError: The file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise InputError(
-            f"{path} must be a safetensors file, but is damaged ({error}). Restore or remove it."
-        ) from error
+    with _open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -194,11 +187,17 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         InputError: The file is damaged.
     """
+    with _open_tensors(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _open_tensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+            yield file
     except SafetensorError as error:
         raise InputError(
             f"{path} must be a safetensors file, but is damaged ({error}). Restore or remove it."

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from core.errors import InputError
+from core.errors import InputError, counted
 from core.files import written_aside
 from core.images import read_image
 from core.lettering import Lettering
@@ -51,8 +51,8 @@ class SheetRow:
             return [self.remark]
         named = {lesion for _, lesion in self.photos if lesion}
         unknown = sum(not lesion for _, lesion in self.photos)
-        lesions = [_count(len(named), "lesion") + (f" and {unknown:,} unknown" if unknown else "")] if named else []
-        return [_count(len(self.photos), "image"), *lesions]
+        lesions = [counted(len(named), "lesion") + (f" and {unknown:,} unknown" if unknown else "")] if named else []
+        return [counted(len(self.photos), "image"), *lesions]
 
 
 def check_sheet(file: Path, folders: Iterable[Path] = ()) -> None:
@@ -218,7 +218,3 @@ def _thumbnail(photo: Path) -> Image.Image:
         image.resize(size, Image.Resampling.LANCZOS), ((_THUMBNAIL[0] - size[0]) // 2, (_THUMBNAIL[1] - size[1]) // 2)
     )
     return mount
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

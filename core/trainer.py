@@ -22,11 +22,14 @@ from core.evaluation import EVAL_BATCH_SIZE
 from core.footprint import Footprint, foresee, memory_in_reach
 from core.learners import Compiler, Learners
 from core.losses import Criterion, class_weights, cross_entropy
+from core.manifest import Manifest
 from core.optim import build_optimizer, reset_optimizer
+from core.pixels import pixels_key
 from core.prefix import CPU_CHUNK, Part, Prefix
 from core.run import EpochResult, NonFiniteLossError, Run, Saving
 from core.seeds import without_lone_last
 from core.sources import BatchSource
+from core.splits import Split
 from core.weights import Weights
 
 __all__ = ["CHECKPOINT_SHARE", "EpochResult", "NonFiniteLossError", "TrainData", "TrainResult", "Trainer"]
@@ -55,6 +58,18 @@ class TrainData:
     val_rows: Rows
     classes: tuple[str, ...]
     pixels: str = ""
+
+    @classmethod
+    def of(cls, manifest: Manifest, split: Split, source: BatchSource) -> "TrainData":
+        """The train and validation parts of a split, their images from `source`."""
+        return cls(
+            source=source,
+            labels=manifest.labels,
+            train_rows=split.train,
+            val_rows=split.val,
+            classes=manifest.classes,
+            pixels=pixels_key(manifest, source.stored_size),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -26,7 +26,6 @@ from core.errors import InputError
 from core.learners import compiler_for
 from core.loaders import open_source
 from core.manifest import Manifest
-from core.pixels import pixels_key
 from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.shapes import find_misfit
 from core.splits import Split, split_manifest
@@ -127,18 +126,10 @@ class Setup:
             kind=settings.source,
             memory=memory,
         )
-        data = TrainData(
-            source=source,
-            labels=self.manifest.labels,
-            train_rows=self.split.train,
-            val_rows=self.split.val,
-            classes=self.manifest.classes,
-            pixels=pixels_key(self.manifest, source.stored_size),
-        )
         return Trainer(
             arch=self.arch,
             weights=self.weights,
-            data=data,
+            data=TrainData.of(self.manifest, self.split, source),
             device=device,
             seed=settings.seed,
             activations=open_activations(device=device, memory=max(0, memory - source.held), disk=disk, folder=folder),
