@@ -6,9 +6,11 @@ A card says when it is full. A CPU's system promises more memory than there is, 
 import copy
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -19,6 +21,7 @@ from core.evaluation import EVAL_BATCH_SIZE
 from core.images import stored_size
 
 _FLOAT = 4  # bytes
+_IMAGES = 2  # that a survey shows the network: norms refuse one
 
 _log = logging.getLogger(__name__)
 
@@ -62,62 +65,121 @@ class Footprint:
         return max(batch_size * self.training, self.apart)
 
 
-def foresee(backbone: nn.Module, *, image_size: int, chunk: int | None) -> Footprint | None:
-    """About how many bytes of images and activations the steps of training and validation hold at once.
+class Layer(NamedTuple):
+    """One call of a module that contains no other.
 
-    Nothing is computed: the shapes come from a copy of the network without data.
+    Attributes:
+        parameters: Names of its own.
+        size: Bytes that it takes and gives for one image.
+    """
+
+    parameters: frozenset[str]
+    size: int
+
+
+class Kept(NamedTuple):
+    """A piece of memory that the backward pass needs.
+
+    Attributes:
+        until: Place of the last layer that asks for it.
+        size: Bytes for one image.
+    """
+
+    until: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a network does with an image, layer by layer: enough to tell its footprint at every depth.
+
+    Attributes:
+        image_size: Side of the image, pixels.
+        layers: In the order in which they run.
+        kept: Where everything learns.
+    """
+
+    image_size: int
+    layers: tuple[Layer, ...]
+    kept: tuple[Kept, ...]
+
+    def footprint(self, learning: Collection[str], *, chunk: int | None) -> Footprint:
+        """About how many bytes of images and activations the steps of training and validation hold at once.
+
+        Args:
+            learning: Names of the parameters that learn.
+            chunk: Images that what is frozen sees at once; None where nothing is computed apart.
+        """
+        count = len(self.layers)
+        first = next((n for n, layer in enumerate(self.layers) if not layer.parameters.isdisjoint(learning)), count)
+        # From uint8 over float32 to the view.
+        images = 3 * (stored_size(self.image_size) ** 2 * (1 + _FLOAT) + self.image_size**2 * _FLOAT)
+        frozen, learned = (
+            images + max((layer.size for layer in layers), default=0)
+            for layers in (self.layers[:first], self.layers[first:])
+        )
+        kept = sum(size for until, size in self.kept if until >= first)
+        return Footprint(
+            training=images + kept, apart=max((chunk or EVAL_BATCH_SIZE) * frozen, EVAL_BATCH_SIZE * learned)
+        )
+
+
+def survey(backbone: nn.Module, *, image_size: int) -> Survey | None:
+    """Walks through a network once. Nothing is computed: the shapes come from a copy of it without data.
 
     Args:
-        backbone: Takes (B, 3, H, H); what learns in it requires gradients.
+        backbone: Takes (B, 3, H, H).
         image_size: H, pixels.
-        chunk: Images that what is frozen sees at once; None where nothing is computed apart.
 
     Returns:
         None for a network that runs with its data only.
     """
-    seen = _Seen()
     try:
-        shadow = copy.deepcopy(backbone).to("meta").train()
-        for module in shadow.modules():
-            if not any(module.children()):
-                module.register_forward_hook(seen)
-        own = {tensor.untyped_storage()._cdata for tensor in (*shadow.parameters(), *shadow.buffers())}
-        with saved_tensors_hooks(seen.keep, lambda tensor: tensor):
-            shadow(torch.empty(2, 3, image_size, image_size, device="meta"))  # of two, as norms refuse one
+        shadow = copy.deepcopy(backbone).to("meta").train().requires_grad_()
+        surveyor = _Surveyor(shadow)
+        with saved_tensors_hooks(surveyor.keep, lambda tensor: tensor):
+            shadow(torch.empty(_IMAGES, 3, image_size, image_size, device="meta"))
     # Whatever a model does with tensors that have no data; without an estimate it runs as it always did.
     except Exception as error:
         _log.info("the memory of %s can't be told beforehand: %s", type(backbone).__name__, error)
         return None
-    images = 3 * (stored_size(image_size) ** 2 * (1 + _FLOAT) + image_size**2 * _FLOAT)  # uint8, float32, and the view
-    kept = sum(storage.nbytes() for key, storage in seen.kept.items() if key not in own)
-    frozen = (chunk or EVAL_BATCH_SIZE) * (images + seen.largest_frozen // 2)
-    validating = EVAL_BATCH_SIZE * (images + seen.largest_learning // 2)
-    return Footprint(training=images + kept // 2, apart=max(frozen, validating))
+    return Survey(image_size=image_size, layers=tuple(surveyor.layers), kept=surveyor.kept())
 
 
-class _Seen:
-    """What a network does with two images.
+class _Surveyor:
+    """Notes what a network does with some images.
 
-    Attributes:
-        kept: What is kept for the backward pass, each piece of memory once.
-        largest_frozen: Most that a layer takes and gives where nothing learns, bytes.
-        largest_learning: Likewise elsewhere.
+    Args:
+        network: Hooks are put into it.
     """
 
-    def __init__(self) -> None:
-        self.kept: dict[int, torch.UntypedStorage] = {}
-        self.largest_frozen = self.largest_learning = 0
+    def __init__(self, network: nn.Module) -> None:
+        self.layers: list[Layer] = []
+        self._saved: dict[int, tuple[int, torch.UntypedStorage]] = {}  # each piece of memory once
+        self._own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+        for name, module in network.named_modules():
+            if not any(module.children()):
+                names = frozenset(f"{name}.{own}" for own, _ in module.named_parameters())
+                module.register_forward_pre_hook(partial(self._begin, names))
+                module.register_forward_hook(self._end)
+
+    def _begin(self, parameters: frozenset[str], module: nn.Module, inputs: Any) -> None:
+        self.layers.append(Layer(parameters, 0))
+
+    def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        size = sum(each.nbytes for each in (*inputs, output) if torch.is_tensor(each))
+        self.layers[-1] = self.layers[-1]._replace(size=size // _IMAGES)
 
     def keep(self, tensor: torch.Tensor) -> torch.Tensor:
         """Is told of every tensor that autograd keeps."""
         storage = tensor.untyped_storage()
-        self.kept[storage._cdata] = storage
+        self._saved[storage._cdata] = (len(self.layers) - 1, storage)
         return tensor
 
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        tensors = [each for each in (*inputs, output) if torch.is_tensor(each)]
-        size = sum(each.numel() * _FLOAT for each in tensors)
-        if any(each.requires_grad for each in tensors):
-            self.largest_learning = max(self.largest_learning, size)
-        else:
-            self.largest_frozen = max(self.largest_frozen, size)
+    def kept(self) -> tuple[Kept, ...]:
+        """What autograd keeps of one image; the network's own tensors are there anyway."""
+        return tuple(
+            Kept(until, storage.nbytes() // _IMAGES)
+            for key, (until, storage) in self._saved.items()
+            if key not in self._own
+        )

@@ -29,6 +29,7 @@ from core.classifier import Classifier
 from core.config import TrainConfig
 from core.cut import Cut
 from core.device import autocast, compute_dtype, cpu_name
+from core.evaluation import EVAL_BATCH_SIZE
 from core.sources import BatchSource
 
 Rows = npt.NDArray[np.int64]
@@ -207,7 +208,8 @@ class Prefix:
 
     def _measure(self, part: Part) -> "_Measured":
         """Computes a few activations, twice, because kernels choose their algorithms on first use."""
-        batch = next(self._source.batches(part.rows[: 2 * CPU_CHUNK], batch_size=2 * CPU_CHUNK))
+        count = CPU_CHUNK if self._device.type == "cpu" else EVAL_BATCH_SIZE  # fewer would measure a GPU's launches
+        batch = next(self._source.batches(part.rows[:count], batch_size=count))
         for _ in range(2):
             start = time.perf_counter()
             inputs = self._activate(batch.images, batch.rows, 0)

@@ -6,6 +6,7 @@ Shapes: N examples, C classes.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from core.classifier import Classifier
 from core.config import TrainConfig
 from core.device import is_out_of_memory, keep_freed_memory
 from core.evaluation import EVAL_BATCH_SIZE
-from core.footprint import Footprint, foresee, memory_in_reach
+from core.footprint import Survey, memory_in_reach, survey
 from core.learners import Compiler, Learners
 from core.losses import Criterion, class_weights, cross_entropy
 from core.manifest import Manifest
@@ -137,7 +138,6 @@ class Trainer:
         self.val_part = Part(data.val_rows, data.labels, device)
         self._learners = Learners(self.model, compiler)
         self._optimizers: dict[tuple[str, int], torch.optim.Optimizer] = {}  # by kind and depth
-        self._footprints: dict[int, Footprint | None] = {}  # by depth
         self._counts_C = np.bincount(data.labels[data.train_rows], minlength=len(data.classes))
 
     def train(
@@ -256,17 +256,21 @@ class Trainer:
         """
         if self.device.type != "cpu":
             return
-        depth = config.unfreeze_depth
-        if depth not in self._footprints:
-            chunk = None if self.model.cut(config.image_size) is None else CPU_CHUNK
-            self._footprints[depth] = foresee(self.model.backbone, image_size=config.image_size, chunk=chunk)
-        footprint, reach = self._footprints[depth], memory_in_reach() - self.prefix.held
-        needed = 0 if footprint is None else footprint.of(config.batch_size)
+        if self._survey is None:
+            return
+        chunk = None if self.model.cut(config.image_size) is None else CPU_CHUNK
+        learning = {name for name, parameter in self.model.backbone.named_parameters() if parameter.requires_grad}
+        needed = self._survey.footprint(learning, chunk=chunk).of(config.batch_size)
+        reach = memory_in_reach() - self.prefix.held
         if needed > reach:
             raise MemoryError(
                 f"batches of {config.batch_size} at {config.image_size} pixels take about {needed / 1e9:.1f} GB of "
                 f"memory, and {reach / 1e9:.1f} GB can be had"
             )
+
+    @cached_property
+    def _survey(self) -> Survey | None:
+        return survey(self.model.backbone, image_size=self.arch.image_size)
 
     def criterion(self, config: TrainConfig) -> Criterion:
         """The loss that the config asks for on these data."""

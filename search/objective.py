@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
@@ -15,9 +14,9 @@ from core.checkpoint import CheckpointError, epochs_in
 from core.config import TrainConfig
 from core.device import is_out_of_memory
 from core.errors import InputError
-from core.metrics import bootstrap_interval, confusion_matrix, correct_prior
+from core.metrics import bootstrap_interval, correct_prior
 from core.trainer import EpochResult, NonFiniteLossError, Trainer, TrainResult
-from search.pictures import Drawing, Pictures
+from search.pictures import Pictures
 
 INFEASIBLE = "infeasible"  # the constraint that tells the sampler to stay away
 PRUNED = "pruned"
@@ -156,21 +155,8 @@ class Objective:
 
     def _finish(self, study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
         """Gives the dashboard its pictures, and tells the study."""
-        self.pictures.give(trial, self._drawing(record))
+        self.pictures.give(trial, record)
         self._tell(study, trial, record)
-
-    def draw_what_is_owed(self, study: optuna.Study) -> None:
-        """Draws the pictures that a process owed when it died."""
-        for trial in study.get_trials(deepcopy=False):
-            whole = (self.folder.trial_folder(trial.number) / "complete.json").is_file()
-            if trial.state.is_finished() and whole and self.pictures.lack(study, trial):
-                self.pictures.give_again(study, trial, self._drawing(self.folder.read_trial(trial.number)))
-
-    def _drawing(self, record: TrialRecord) -> Drawing:
-        data = self.trainer.data
-        predictions_N = correct_prior(record.val_probs(), np.asarray(record.prior)).argmax(1)
-        confusion_CC = confusion_matrix(data.labels[data.val_rows], predictions_N, len(data.classes))
-        return Drawing(record.history(), confusion_CC, data.classes)
 
     def _tell(self, study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
         low, high = record.recall_interval

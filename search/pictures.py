@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,7 +18,9 @@ import numpy.typing as npt
 import optuna
 from optuna.artifacts import get_all_artifact_meta, upload_artifact
 
+from core.artifacts import TrialRecord
 from core.files import written_aside
+from core.metrics import confusion_matrix, correct_prior
 
 CURVES, CONFUSION = "curves.png", "confusion.png"
 _PATIENCE_S = 60.0  # half a second a picture; more means that the process hangs
@@ -49,11 +51,15 @@ class Pictures:
 
     Args:
         folder: Optuna's artifact store; made if needed.
+        truth_N: Class of each validation row.
+        classes: Class names.
         beside: Whether a process of its own draws; else this one does, at once.
     """
 
-    def __init__(self, folder: Path, *, beside: bool = True) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, truth_N: npt.NDArray[np.integer], classes: Sequence[str], *, beside: bool = True
+    ) -> None:
+        self._folder, self._truth_N, self._classes = folder, truth_N, classes
         folder.mkdir(exist_ok=True)
         # Spawned, since threads don't survive a fork; it starts with the first picture.
         context = multiprocessing.get_context("spawn")
@@ -68,7 +74,7 @@ class Pictures:
     ) -> None:
         self.close()
 
-    def give(self, trial: optuna.Trial, drawing: Drawing) -> None:
+    def give(self, trial: optuna.Trial, record: TrialRecord) -> None:
         """Gives a trial its pictures, unless it has them."""
         if get_all_artifact_meta(trial):
             return
@@ -78,19 +84,22 @@ class Pictures:
                 stub = Path(folder) / name
                 stub.touch()
                 names[name] = upload_artifact(artifact_store=_NoStore(), file_path=str(stub), study_or_trial=trial)
-        self._draw(names, drawing)
+        self._draw(names, record)
 
-    def give_again(self, study: optuna.Study, trial: optuna.trial.FrozenTrial, drawing: Drawing) -> None:
-        """Draws the pictures of a finished trial anew."""
-        metas = get_all_artifact_meta(trial, storage=study._storage)
-        self._draw({meta.filename: meta.artifact_id for meta in metas}, drawing)
+    def draw_owed(self, study: optuna.Study, records: Iterable[TrialRecord]) -> None:
+        """Draws what a process owed when it died: pictures of finished trials that have a name and no file."""
+        trials = study.get_trials(deepcopy=False)
+        for record in records:
+            trial = trials[record.number]
+            metas = get_all_artifact_meta(trial, storage=study._storage)
+            absent = any(not (self._folder / meta.artifact_id).is_file() for meta in metas)
+            if trial.state.is_finished() and absent:
+                self._draw({meta.filename: meta.artifact_id for meta in metas}, record)
 
-    def lack(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        """Whether a finished trial has the name of a picture and not its file."""
-        metas = get_all_artifact_meta(trial, storage=study._storage)
-        return any(not (self._folder / meta.artifact_id).is_file() for meta in metas)
-
-    def _draw(self, names: dict[str, str], drawing: Drawing) -> None:
+    def _draw(self, names: dict[str, str], record: TrialRecord) -> None:
+        predictions_N = correct_prior(record.val_probs(), np.asarray(record.prior)).argmax(1)
+        confusion_CC = confusion_matrix(self._truth_N, predictions_N, len(self._classes))
+        drawing = Drawing(record.history(), confusion_CC, self._classes)
         if self._pool is None:
             draw(self._folder, names, drawing)
             return

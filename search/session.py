@@ -44,7 +44,9 @@ class Session:
         if finished >= self.n_trials:
             name = self.setup.folder.name
             write(f"{name} holds {finished} finished trials, so --trials {self.n_trials} asks for no more.")
-            self.write_summary()  # a process may have died before it could
+            with self.pictures() as pictures:  # a process may have died before it could
+                pictures.draw_owed(self.study, self.setup.folder.read_trials())
+            self.write_summary()
             self.show_end()
             return 0
         trainer = self.setup.open_trainer()
@@ -54,12 +56,12 @@ class Session:
         try:
             with (
                 trainer.data.source,
-                Pictures(settings.studies.artifacts) as pictures,
+                self.pictures() as pictures,
                 stopping_cleanly(),
                 self.console(finished) as console,
             ):
                 objective = self.objective(trainer, console, pictures)
-                objective.draw_what_is_owed(self.study)
+                pictures.draw_owed(self.study, self.setup.folder.read_trials())
                 stopped = run_trials(self.study, objective, n_trials=self.n_trials, ask=self.ask)
         except SearchFailedError as error:
             write(
@@ -80,6 +82,11 @@ class Session:
         if number == 0:
             self.study.enqueue_trial(self.setup.space.known_good)
         return self.study.ask(fixed_distributions=self.setup.space.distributions)
+
+    def pictures(self) -> Pictures:
+        """What draws the trials for the dashboard."""
+        manifest = self.setup.manifest
+        return Pictures(self.setup.settings.studies.artifacts, manifest.labels[self.setup.split.val], manifest.classes)
 
     def objective(self, trainer: Trainer, console: Console, pictures: Pictures) -> Objective:
         """What runs a trial."""

@@ -10,7 +10,7 @@ import torch
 
 from core.archs import resolve_arch
 from core.backbones import build_classifier
-from core.footprint import foresee
+from core.footprint import survey
 
 MEASURE = """
 import psutil, resource, torch
@@ -37,9 +37,10 @@ print([before, held, memory_in_reach()])
 
 
 def bytes_of(backbone: torch.nn.Module, *, image_size: int, batch_size: int, chunk: int | None) -> int:
-    footprint = foresee(backbone, image_size=image_size, chunk=chunk)
-    assert footprint is not None
-    return footprint.of(batch_size)
+    surveyed = survey(backbone, image_size=image_size)
+    assert surveyed is not None
+    learning = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    return surveyed.footprint(learning, chunk=chunk).of(batch_size)
 
 
 def test_the_estimate_is_near_what_a_step_takes() -> None:
@@ -72,7 +73,7 @@ def test_a_network_that_needs_its_data_has_no_estimate() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images if images.sum().item() > 0 else -images
 
-    assert foresee(Deciding(), image_size=32, chunk=None) is None
+    assert survey(Deciding(), image_size=32) is None
 
 
 def test_memory_that_a_run_gave_back_is_in_reach_of_the_next() -> None:

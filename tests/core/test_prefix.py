@@ -18,6 +18,7 @@ from tests.doubles import ArraySource
 
 CPU = torch.device("cpu")
 GB = 10**9
+MEASURED = 16  # images of which the size and time of an activation are told, once a depth
 
 
 class CountingSource(ArraySource):
@@ -94,15 +95,14 @@ def test_a_view_passes_the_frozen_part_once(arch: Arch, tmp_path: Path) -> None:
     trainer = make_trainer(arch, Activations([DiskTier(tmp_path, CPU, GB)]))
     for _ in range(3):
         train(trainer, unfreeze_depth=2)
-    measured = 32  # images of which the size and time of an activation are told, once a depth
-    assert given(trainer) == 3 * 49 + 21 + measured
+    assert given(trainer) == 3 * 49 + 21 + MEASURED
 
 
 def test_other_processes_find_what_one_has_computed(arch: Arch, tmp_path: Path) -> None:
     first = train(make_trainer(arch, Activations([DiskTier(tmp_path, CPU, GB)])), unfreeze_depth=2)
     other = make_trainer(arch, Activations([DiskTier(tmp_path, CPU, GB)]))
     assert_same_numbers(train(other, unfreeze_depth=2), first)
-    assert given(other) == 32
+    assert given(other) == MEASURED
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_other_weights_share_nothing(arch: Arch, tmp_path: Path) -> None:
 def test_fewer_views_than_epochs_are_shown_in_turn(arch: Arch) -> None:
     trainer = make_trainer(arch, Activations([MemoryTier(CPU, GB)]))
     remembered = train(trainer, unfreeze_depth=2, epochs=5, views=2)
-    assert given(trainer) == 2 * 49 + 21 + 32
+    assert given(trainer) == 2 * 49 + 21 + MEASURED
     assert_same_numbers(remembered, train(make_trainer(arch, None), unfreeze_depth=2, epochs=5, views=2))
 
 

@@ -76,13 +76,13 @@ def study(tmp_path: Path) -> optuna.Study:
 
 @pytest.fixture
 def objective(tmp_path: Path, tiny_trainer: Trainer, watcher: RecordingWatcher) -> Objective:
-    depth = tiny_trainer.model.max_unfreeze_depth
+    depth, data = tiny_trainer.model.max_unfreeze_depth, tiny_trainer.data
     return Objective(
         folder=StudiesFolder(tmp_path).study("tiny"),
-        pictures=Pictures(tmp_path / "artifacts", beside=False),
+        pictures=Pictures(tmp_path / "artifacts", data.labels[data.val_rows], data.classes, beside=False),
         trainer=tiny_trainer,
         names=("lr",),
-        groups=tuple(str(row) for row in tiny_trainer.data.val_rows),
+        groups=tuple(str(row) for row in data.val_rows),
         fixed={"arch": tiny_trainer.arch.timm_name, "image_size": 32, "epochs": 2, "unfreeze_depth": depth},
         keep=2,
         watcher=watcher,

@@ -1,13 +1,7 @@
 import dataclasses
 import errno
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import optuna
-import psutil
 import pytest
 import torch
 from optuna.artifacts import get_all_artifact_meta
@@ -18,10 +12,7 @@ from core.errors import InputError
 from core.trainer import Trainer
 from search.loop import take_over
 from search.objective import Objective, StoppedError
-from search.pictures import Pictures
 from tests.search.conftest import RecordingWatcher
-
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def ask(study: optuna.Study, lr: float = 1e-3) -> optuna.Trial:
@@ -49,87 +40,6 @@ def test_a_complete_trial_is_judged_by_its_best_epoch_and_kept_whole(study: optu
     assert record.recall_interval[0] <= record.recall <= record.recall_interval[1]
     assert record.has_model
     assert record.val_probs().shape == (24, 2)
-
-
-def test_the_dashboard_gets_curves_and_confusion_matrix(
-    study: optuna.Study, objective: Objective, tmp_path: Path
-) -> None:
-    objective.run(study, ask(study))
-    metas = get_all_artifact_meta(study.trials[0], storage=study._storage)
-    assert sorted(meta.filename for meta in metas) == ["confusion.png", "curves.png"]
-    for meta in metas:
-        assert (tmp_path / "artifacts" / meta.artifact_id).read_bytes().startswith(PNG)
-    assert not objective.pictures.lack(study, study.trials[0])
-
-
-def test_pictures_that_a_process_owed_are_drawn_by_the_next(
-    study: optuna.Study, objective: Objective, tmp_path: Path
-) -> None:
-    objective.run(study, ask(study))
-    owed = sorted((tmp_path / "artifacts").iterdir())
-    for file in owed:
-        file.unlink()
-    assert objective.pictures.lack(study, study.trials[0])
-    objective.draw_what_is_owed(study)
-    assert sorted((tmp_path / "artifacts").iterdir()) == owed
-    assert all(file.read_bytes().startswith(PNG) for file in owed)
-
-
-def test_a_process_of_its_own_draws_beside_the_search(
-    study: optuna.Study, objective: Objective, tmp_path: Path
-) -> None:
-    with Pictures(tmp_path / "artifacts") as pictures:
-        dataclasses.replace(objective, pictures=pictures).run(study, ask(study))
-    assert sum(file.read_bytes().startswith(PNG) for file in (tmp_path / "artifacts").iterdir()) == 2
-
-
-ORPHAN = """
-import multiprocessing, os, signal, sys
-from pathlib import Path
-import numpy as np
-from search.pictures import Drawing, Pictures
-if __name__ == "__main__":
-    pictures = Pictures(Path(sys.argv[1]))
-    print(pictures._pool.submit(os.getpid).result(), flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_the_process_that_draws_ends_with_a_search_that_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "orphan.py"
-    script.write_text(ORPHAN)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, str(script), str(tmp_path / "artifacts")]
-    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
-    drawer = int(printed)
-    deadline = time.monotonic() + 20
-    while psutil.pid_exists(drawer) and psutil.Process(drawer).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "it outlives the search"
-        time.sleep(0.1)
-
-
-def test_a_process_that_hangs_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("search.pictures._PATIENCE_S", 3.0)
-    pictures = Pictures(tmp_path / "artifacts")
-    assert pictures._pool is not None
-    pictures._owed.append(pictures._pool.submit(time.sleep, 600))
-    start = time.monotonic()
-    pictures.close()
-    assert time.monotonic() - start < 30
-    assert "1 trials wait for their pictures too long" in caplog.text
-
-
-def test_a_picture_that_cannot_be_drawn_costs_no_trial(
-    study: optuna.Study, objective: Objective, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Pictures(tmp_path / "artifacts") as pictures:
-        (tmp_path / "artifacts").rmdir()
-        (tmp_path / "artifacts").touch()
-        dataclasses.replace(objective, pictures=pictures).run(study, ask(study))
-    assert study.trials[0].state == TrialState.COMPLETE
-    assert "a picture could not be drawn" in caplog.text
 
 
 def test_a_pruned_trial_is_kept_without_weights(study: optuna.Study, objective: Objective) -> None:

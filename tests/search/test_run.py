@@ -76,6 +76,14 @@ def test_a_summary_that_a_killed_process_could_not_write_is_made_up(searched: Pa
     assert summary.read_text() == before
 
 
+def test_pictures_that_a_killed_process_owed_are_drawn_though_no_trial_is_missing(searched: Path, images: Path) -> None:
+    owed = {file: file.read_bytes() for file in (searched / "artifacts").iterdir()}
+    for file in owed:
+        file.unlink()
+    assert search(*SMALL, "--data", images, "--studies", searched, "--trials", 2, "--epochs", 2) == 0
+    assert {file: file.read_bytes() for file in (searched / "artifacts").iterdir()} == owed
+
+
 def test_a_study_is_not_continued_on_images_in_another_order(
     searched: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,105 @@
+"""The dashboard's pictures: drawn beside the search, and drawn once, whatever dies."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import psutil
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna.trial import TrialState
+
+from search.objective import Objective
+from search.pictures import Pictures
+from tests.search.test_objective import ask
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def beside(objective: Objective, tmp_path: Path) -> Pictures:
+    data = objective.trainer.data
+    return Pictures(tmp_path / "artifacts", data.labels[data.val_rows], data.classes)
+
+
+def test_the_dashboard_gets_curves_and_confusion_matrix(
+    study: optuna.Study, objective: Objective, tmp_path: Path
+) -> None:
+    objective.run(study, ask(study))
+    metas = get_all_artifact_meta(study.trials[0], storage=study._storage)
+    assert sorted(meta.filename for meta in metas) == ["confusion.png", "curves.png"]
+    for meta in metas:
+        assert (tmp_path / "artifacts" / meta.artifact_id).read_bytes().startswith(PNG)
+
+
+def test_pictures_that_a_process_owed_are_drawn_by_the_next(
+    study: optuna.Study, objective: Objective, tmp_path: Path
+) -> None:
+    objective.run(study, ask(study))
+    owed = sorted((tmp_path / "artifacts").iterdir())
+    for file in owed:
+        file.unlink()
+    objective.pictures.draw_owed(study, objective.folder.read_trials())
+    assert sorted((tmp_path / "artifacts").iterdir()) == owed
+    assert all(file.read_bytes().startswith(PNG) for file in owed)
+
+
+def test_a_process_of_its_own_draws_beside_the_search(
+    study: optuna.Study, objective: Objective, tmp_path: Path
+) -> None:
+    with beside(objective, tmp_path) as pictures:
+        dataclasses.replace(objective, pictures=pictures).run(study, ask(study))
+    assert sum(file.read_bytes().startswith(PNG) for file in (tmp_path / "artifacts").iterdir()) == 2
+
+
+ORPHAN = """
+import multiprocessing, os, signal, sys
+from pathlib import Path
+import numpy as np
+from search.pictures import Pictures
+if __name__ == "__main__":
+    pictures = Pictures(Path(sys.argv[1]), np.zeros(1, dtype=int), ("a", "b"))
+    print(pictures._pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_process_that_draws_ends_with_a_search_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(tmp_path / "artifacts")]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+    drawer = int(printed)
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(drawer) and psutil.Process(drawer).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it outlives the search"
+        time.sleep(0.1)
+
+
+def test_a_process_that_hangs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("search.pictures._PATIENCE_S", 3.0)
+    pictures = Pictures(tmp_path / "artifacts", np.zeros(1, dtype=int), ("a", "b"))
+    assert pictures._pool is not None
+    pictures._owed.append(pictures._pool.submit(time.sleep, 600))
+    start = time.monotonic()
+    pictures.close()
+    assert time.monotonic() - start < 30
+    assert "1 trials wait for their pictures too long" in caplog.text
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_trial(
+    study: optuna.Study, objective: Objective, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with beside(objective, tmp_path) as pictures:
+        (tmp_path / "artifacts").rmdir()
+        (tmp_path / "artifacts").touch()
+        dataclasses.replace(objective, pictures=pictures).run(study, ask(study))
+    assert study.trials[0].state == TrialState.COMPLETE
+    assert "a picture could not be drawn" in caplog.text
