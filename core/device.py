@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
@@ -81,13 +82,33 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device, or in the machine for the CPU and mps (which shares the machine's)."""
+    """Bytes that are free on the device, or in the machine for the CPU and mps (which shares the machine's).
+
+    A container's or a job's limit counts where the system tells of one.
+    """
     import psutil
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(min(psutil.virtual_memory().available, left_in_group()))
+
+
+def left_in_group(group: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that a control group (v2) may still take; infinite without a limit.
+
+    Args:
+        group: Where the system shows it; in a container its own lies at the root.
+    """
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit == "max":
+            return math.inf
+        taken = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, int(limit) - taken + int(stat.get("inactive_file", 0)))  # pages of files that make room
+    except (OSError, ValueError):  # another kind of system, or the machine's own group, which has no limit
+        return math.inf
 
 
 def keep_freed_memory(device: torch.device) -> None:

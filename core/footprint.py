@@ -5,11 +5,9 @@ A card says when it is full. A CPU's system promises more memory than there is, 
 
 import copy
 import logging
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -17,6 +15,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from core.device import free_memory
 from core.evaluation import EVAL_BATCH_SIZE
 from core.images import stored_size
 
@@ -30,22 +29,10 @@ def memory_in_reach() -> int:
     """Bytes that this process may use in all: those that are free, and those that it has already.
 
     What earlier runs gave back is kept for the next one (`core.device.keep_freed_memory`), and the system counts it as
-    taken. Mapped files don't count: their pages are free for whoever needs them. A container's or a job's limit counts
-    where the system tells of one.
+    taken. Mapped files don't count: their pages are free for whoever needs them.
     """
     own: Any = psutil.Process().memory_info()
-    held = own.rss - getattr(own, "shared", 0)
-    return int(min(psutil.virtual_memory().available, _left_in_group()) + held)
-
-
-def _left_in_group() -> float:
-    """Bytes that the control group of this process may still take; infinite without a limit."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        return math.inf if limit == "max" else int(limit) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # another kind of system, or no limit
-        return math.inf
+    return free_memory(torch.device("cpu")) + int(own.rss - getattr(own, "shared", 0))
 
 
 @dataclass(frozen=True)

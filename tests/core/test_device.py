@@ -1,3 +1,4 @@
+import math
 import os
 import platform
 import subprocess
@@ -8,7 +9,15 @@ import pytest
 import torch
 
 from core.cache import cache_folder
-from core.device import autocast, available_cores, compute_dtype, describe_device, free_memory, resolve_device
+from core.device import (
+    autocast,
+    available_cores,
+    compute_dtype,
+    describe_device,
+    free_memory,
+    left_in_group,
+    resolve_device,
+)
 from core.durations import in_words
 from core.errors import InputError
 
@@ -48,6 +57,21 @@ def test_a_card_computes_in_half_precision() -> None:
 
 def test_cores_are_those_that_the_process_may_use() -> None:
     assert available_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": "1000\n", "memory.current": "700\n", "memory.stat": "anon 400\ninactive_file 250\n"}, 550),
+        ({"memory.max": "1000\n", "memory.current": "1300\n", "memory.stat": "anon 1300\n"}, 0),
+        ({"memory.max": "max\n"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_a_control_group_leaves_what_its_limit_allows(files: dict[str, str], left: float, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert left_in_group(tmp_path) == left
 
 
 def test_free_memory_is_less_than_all_of_it() -> None:
