@@ -3,9 +3,10 @@
 Legend: N trials that both sizes completed, R resamples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.order_replay import ORDERS, TARGETS, seconds_until
 from benchmarks.recording import Curve, Recording
 from benchmarks.reporting import interval
 from core.cli import write
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
+    Ints = npt.NDArray[np.int64]
 
 LEAST_MATCHED = 3  # trials with which a rank correlation has a meaning
 CHOSEN = (1, 3, 5)  # trials that a small size passes on
@@ -46,6 +48,7 @@ def compare_sizes(one: Recording, other: Recording, *, resamples: int, seed: int
     rhos_R = spearman(np.vstack([small_N, small_N[rows]]), np.vstack([large_N, large_N[rows]]))
     defined_R = rhos_R[1:][np.isfinite(rhos_R[1:])]  # a resample of one trial over and over has no ranks
     rho = {"value": float(rhos_R[0]), **interval(defined_R)} if np.isfinite(rhos_R[0]) and len(defined_R) else None
+    small_s, large_s = (np.array([cost[side] for cost in costs]) for side in (0, 1))
     return [
         sizes | {"rho": rho, "seconds": seconds},
         *(
@@ -53,7 +56,48 @@ def compare_sizes(one: Recording, other: Recording, *, resamples: int, seed: int
             for k in CHOSEN
             if k < len(pairs)
         ),
+        *(
+            sizes | {"percentile": target, "recall": recall, "ratio": ratio}
+            for target, recall, ratio in compare_times(small_N, large_N, small_s, large_s, rows)
+        ),
     ]
+
+
+def compare_times(
+    small_N: "Floats", large_N: "Floats", small_s: "Floats", large_s: "Floats", rows_RN: "Ints"
+) -> Iterator[tuple[int, float, dict[str, float]]]:
+    """Whether a search at the small size reaches a recall at the large one sooner.
+
+    It runs all trials small and then the best of them large, best first, for as long as it takes. A search at the large
+    size runs them in random order.
+
+    Args:
+        small_N: Recalls at the small size.
+        large_N: At the large one.
+        small_s: Seconds of a trial (N,) at the small size.
+        large_s: At the large one.
+        rows_RN: Resamples of the trials.
+
+    Yields:
+        The percentile of the recalls at the large size that is reached, that recall, and the time over that of the
+        search at the large size.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for target in TARGETS:
+        recall = float(np.percentile(large_N, target))
+        ratios = []
+        for rows_N in rows_RN:
+            if large_N[rows_N].max() < recall:
+                continue
+            random_RN = rng.permuted(np.tile(rows_N, (ORDERS, 1)), axis=1)
+            ranked_N = rows_N[(-small_N[rows_N]).argsort(kind="stable")]
+            retrained_s = seconds_until(recall, ranked_N[None], large_N, large_s)[0]
+            ratios.append(
+                (small_s[rows_N].sum() + retrained_s) / seconds_until(recall, random_RN, large_N, large_s).mean()
+            )
+        yield target, recall, {"median": float(np.median(ratios)), **interval(np.array(ratios))}
 
 
 def match(first: Sequence[Curve], second: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
@@ -106,9 +150,15 @@ def write_sizes(rows: Sequence[Mapping[str, Any]]) -> None:
     if rho := head["rho"]:
         write(f"Spearman's rho of the best recalls: {rho['value']:.2f} ({rho['low']:.2f} to {rho['high']:.2f})")
     write(f"seconds of a trial, small over large: {head['seconds']:.2f}")
-    for row in rows[1:]:
+    for row in (row for row in rows if "k" in row):
         write(
             f"regret of the best {row['k']} by {row['small']} pixels at {row['large']}: {row['regret']:.4f}, "
             f"of {row['k']} at random {row['by_chance']:.4f}"
+        )
+    for row in (row for row in rows if "percentile" in row):
+        ratio = row["ratio"]
+        write(
+            f"time to a recall of {row['recall']:.3f} (percentile {row['percentile']}), all trials small and the best "
+            f"again over all large: {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
         )
     write()

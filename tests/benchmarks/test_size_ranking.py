@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from benchmarks.recording import Recording
-from benchmarks.size_ranking import chance_regret, compare_sizes, match, regret_of_choosing, spearman
+from benchmarks.size_ranking import chance_regret, compare_sizes, compare_times, match, regret_of_choosing, spearman
 from core.errors import InputError
 from tests.fixtures.recorded import curve
 
@@ -38,11 +38,22 @@ def test_regret_of_a_small_size_and_of_chance() -> None:
 def test_sizes_are_compared_from_the_smaller_to_the_larger() -> None:
     large, small = recording(0.6, 0.7, 0.8, 0.9, image_size=128), recording(0.1, 0.2, 0.4, 0.3, image_size=64)
     rows = compare_sizes(large, small, resamples=50, seed=0)
-    assert [(row["small"], row["large"], row["n"]) for row in rows] == [(64, 128, 4)] * 3
+    assert {(row["small"], row["large"], row["n"]) for row in rows} == {(64, 128, 4)}
     assert rows[0]["rho"]["value"] == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
     assert rows[0]["rho"]["low"] <= 0.8 <= rows[0]["rho"]["high"]
     assert rows[0]["seconds"] == 1
-    assert [(row["k"], row["regret"]) for row in rows[1:]] == [(1, pytest.approx(0.1)), (3, 0)]
+    assert [(row["k"], row["regret"]) for row in rows if "k" in row] == [(1, pytest.approx(0.1)), (3, 0)]
+    assert [row["percentile"] for row in rows if "percentile" in row] == [80, 90, 95]
+
+
+def test_a_search_of_small_images_pays_for_all_of_them_and_for_the_large_ones_that_it_needs() -> None:
+    small, large = np.array([0.1, 0.2, 0.4, 0.3]), np.array([0.6, 0.7, 0.8, 0.9])
+    # Percentile 95 is reached by the last trial alone, which the small images have second.
+    times = compare_times(small, large, np.full(4, 1.0), np.full(4, 10.0), np.arange(4)[None])
+    target, recall, ratio = list(times)[-1]
+    assert (target, recall) == (95, pytest.approx(0.885))
+    expected = (4 * 1 + 2 * 10) / (2.5 * 10)  # in a random order it comes between first and fourth
+    assert ratio["median"] == pytest.approx(expected, rel=0.15)
 
 
 def test_two_trials_in_common_are_not_compared() -> None:
