@@ -306,11 +306,12 @@ def compare_searches(plan: Plan, n_trials: int, repeats: int) -> list[dict[str, 
 
 def our_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:
     """`python -m search.run` as it ships, on the same images; its trials in the order in which they ended."""
+    from benchmarks.setup import write_table
     from core.artifacts import StudiesFolder
     from search.storage import open_storage, open_study
 
     studies = StudiesFolder(plan.folder / f"studies-{seed}")
-    table = _write_table(plan)
+    table = write_table(plan.task(), plan.folder)
     command = [sys.executable, "-m", "search.run", "--arch", plan.arch, "--data", str(table), "--trials", str(n_trials)]
     command += [
         "--epochs",
@@ -334,34 +335,6 @@ def our_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:
             {"params": trial.params, "recalls": recalls, "ended_s": trial.datetime_complete.timestamp() - begin}
         )
     return trials
-
-
-def _write_table(plan: Plan) -> Path:
-    """The images of the task with their parts as official ones, for `--data`; the test part stays closed."""
-    from core.layouts.cleaned import CleanedRow, write_cleaned
-
-    task = plan.task()
-    manifest, file = task.manifest, plan.folder / "images.csv"
-    for number, root in enumerate(manifest.roots):  # a table lies above its images
-        if not (link := plan.folder / f"images-{number}").exists():
-            link.symlink_to(root)
-    parts = {"train": task.split.train, "val": task.split.val, "test": task.split.test}
-    rows = []
-    for part, chosen in parts.items():
-        for row in chosen.tolist():
-            path = manifest.file(row)
-            number = next(n for n, root in enumerate(manifest.roots) if path.is_relative_to(root))
-            rows.append(
-                CleanedRow(
-                    file=plan.folder / f"images-{number}" / path.relative_to(manifest.roots[number]),
-                    label=manifest.classes[manifest.labels[row]],
-                    group=manifest.groups[row],
-                    split=part,
-                    sha256=manifest.sha256[row],
-                )
-            )
-    write_cleaned(file, rows)
-    return file
 
 
 def plain_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:

@@ -102,6 +102,38 @@ def _some(rows: Rows, count: int | None, seed: int) -> Rows:
     return np.sort(np.random.default_rng(derive_seed(seed, count)).choice(rows, count, replace=False))
 
 
+def write_table(task: Task, folder: Path) -> Path:
+    """Lists the images of a task, their parts as official ones, for `--data`; the test part is listed and stays closed.
+
+    Args:
+        task: What to list.
+        folder: Where the table goes, and links to the images.
+    """
+    from core.layouts.cleaned import CleanedRow, write_cleaned
+
+    manifest, file = task.manifest, folder / "images.csv"
+    for number, root in enumerate(manifest.roots):  # a table lies above its images
+        if not (link := folder / f"images-{number}").exists():
+            link.symlink_to(root)
+    parts = {"train": task.split.train, "val": task.split.val, "test": task.split.test}
+    rows = []
+    for part, chosen in parts.items():
+        for row in chosen.tolist():
+            path = manifest.file(row)
+            number = next(n for n, root in enumerate(manifest.roots) if path.is_relative_to(root))
+            rows.append(
+                CleanedRow(
+                    file=folder / f"images-{number}" / path.relative_to(manifest.roots[number]),
+                    label=manifest.classes[manifest.labels[row]],
+                    group=manifest.groups[row],
+                    split=part,
+                    sha256=manifest.sha256[row],
+                )
+            )
+    write_cleaned(file, rows)
+    return file
+
+
 def open_trainer(
     task: Task, device: "torch.device", *, activations: "Activations | None", compiler: "Compiler | None" = None
 ) -> "Trainer":
