@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 VENV := .venv
 STAMP := $(VENV)/.installed
+# Each test takes one thread. A file's tests stay together, because they share what they set up.
+SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow fuzz check format clean FORCE
@@ -23,10 +25,10 @@ demo: $(STAMP) ## two small searches, the ensemble and its report on built-in im
 	@tools/demo.sh
 
 test: $(STAMP) ## run the fast tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(STAMP) ## run all tests, the slow ones too
-	$(VENV)/bin/python -m pytest --slow
+	$(VENV)/bin/python -m pytest --slow $(SIDE_BY_SIDE)
 
 fuzz: $(STAMP) ## give the readers 100,000 broken files (INPUTS=... and SEED=... for others)
 	$(VENV)/bin/python -m tests.fuzz --inputs $(or $(INPUTS),100000) --seed $(or $(SEED),0)

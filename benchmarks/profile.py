@@ -41,7 +41,7 @@ AROUND = {
 }
 # What the innermost of these calls does.
 WORK = {
-    ("core.prefix", "_activate"): FROZEN,
+    ("core.prefix", "_in_chunks"): FROZEN,
     ("core.prefix", "batches"): "frozen part: writing and reading",
     ("core.run", "step"): FORWARD,
     ("torch.autograd.graph", "_engine_run_backward"): BACKWARD,

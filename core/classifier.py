@@ -8,7 +8,8 @@ import torch
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
-from core.cut import Cut, agrees, cut_network
+from core.cut import Cut
+from core.cuts import Cuts
 from core.errors import InputError
 
 
@@ -40,7 +41,8 @@ class Classifier(nn.Module):
         self.register_buffer("drop_rate", torch.zeros(()), persistent=False)
         self.unfreeze_depth = 0
         self._frozen_modules: tuple[nn.Module, ...] = ()
-        self._cuts: dict[int, Cut | None] = {}  # by depth
+        names = [[f"backbone.{name}" for name in block] for block in self.blocks]
+        self._cuts = Cuts(_Embedder(backbone), names)
         self.set_unfreeze_depth(self.max_unfreeze_depth)
 
     @property
@@ -57,41 +59,18 @@ class Classifier(nn.Module):
         return embed(self.backbone, images)
 
     def cut(self, image_size: int) -> Cut | None:
-        """This network up to its pooled features, cut where learning begins; made once per depth.
+        """This network up to its pooled features, cut where learning begins; see `core.cuts.Cuts.at`."""
+        return self._cuts.at(self.unfreeze_depth, image_size)
 
-        Args:
-            image_size: Side of the images to compare the halves with the whole on, pixels.
+    def way(self, depth: int, image_size: int) -> nn.Module | None:
+        """What leads from the cut at a greater depth to the present one; see `core.cuts.Cuts.way`."""
+        return self._cuts.way(depth, self.unfreeze_depth, image_size)
 
-        Returns:
-            The halves; None where nothing is frozen, and for models that can't be cut in two.
-        """
-        if self.unfreeze_depth == self.max_unfreeze_depth:
-            return None
-        if self.unfreeze_depth not in self._cuts:
-            self._cuts[self.unfreeze_depth] = self._find_cut(image_size)
-        return self._cuts[self.unfreeze_depth]
-
-    def _find_cut(self, image_size: int) -> Cut | None:
-        whole = _Embedder(self)
-        count = self.max_unfreeze_depth - self.unfreeze_depth
-        frozen, learning = (
-            {f"backbone.{name}" for block in blocks for name in block}
-            for blocks in (self.blocks[:count], self.blocks[count:])
-        )
-        cut = cut_network(whole, frozen=frozen, learning=learning) if learning else Cut(whole, nn.Identity())
-        was_training = self.training
-        self.eval()
-        # Of three, as a network's own axes are often two long.
-        images = torch.rand(3, 3, image_size, image_size, device=self.drop_rate.device)
-        holds = cut is not None and agrees(cut, whole, images)
-        self.train(was_training)
-        return cut if holds else None
-
-    def frozen_hash(self) -> str:
-        """A hash of every tensor that doesn't learn at the present depth."""
-        frozen = {name for block in self.blocks[: self.max_unfreeze_depth - self.unfreeze_depth] for name in block}
+    def frozen_hash(self, depth: int) -> str:
+        """A hash of every tensor that doesn't learn at a depth."""
+        frozen, _ = self._cuts.names(depth)
         digest = hashlib.sha256()
-        for name, tensor in self.backbone.state_dict().items():
+        for name, tensor in self.state_dict().items():
             if name in frozen:
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -144,11 +123,11 @@ class Classifier(nn.Module):
 
 
 class _Embedder(nn.Module):
-    """A classifier up to its pooled features, as a network of its own."""
+    """A timm model up to its pooled features, as a network of its own."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.backbone = classifier.backbone
+        self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
         return embed(self.backbone, images)

@@ -67,6 +67,19 @@ def agrees(cut: Cut, network: nn.Module, images: torch.Tensor) -> bool:
     return bool((whole - halves).abs().max() <= _TOLERANCE * whole.abs().max())
 
 
+def is_way(between: nn.Module, early: Cut, late: Cut, images: torch.Tensor) -> bool:
+    """Whether a module leads from one cut of a network to a later one, bit by bit.
+
+    Args:
+        between: The module.
+        early: The first cut.
+        late: The later one.
+        images: A few; the network is in evaluation mode.
+    """
+    with torch.no_grad():
+        return torch.equal(between(early.frozen(images)), late.frozen(images))
+
+
 class _SpineTracer(fx.Tracer):
     """Steps only into modules that lie astride the cut. What is within a half stays one call, whatever it does."""
 

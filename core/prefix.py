@@ -6,30 +6,27 @@ Remembering it changes time, never numbers (docs/decisions/0012).
 Legend: N rows, B batch, S stored side, H side that the network sees.
 """
 
-import functools
 import hashlib
 import json
-import platform
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from core.activations import Activations, Filling, Kind
+from core.activations import Activations, Filling, Kind, Remembered
 from core.archs import Arch
 from core.augment import Augmenter
 from core.classifier import Classifier
 from core.config import TrainConfig
 from core.cut import Cut
-from core.device import autocast, compute_dtype, cpu_name
+from core.device import autocast
 from core.evaluation import EVAL_BATCH_SIZE
+from core.machinery import machinery
 from core.sources import BatchSource
 
 Rows = npt.NDArray[np.int64]
@@ -39,7 +36,7 @@ Rows = npt.NDArray[np.int64]
 CPU_CHUNK = 16
 
 # What turns pixels into activations; the modules are all imported from here.
-_CODE = ("core.augment", "core.classifier", "core.cut", "core.device", __name__)
+_CODE = ("core.augment", "core.classifier", "core.cut", "core.cuts", "core.device", __name__)
 
 
 class Fed(NamedTuple):
@@ -149,56 +146,82 @@ class Prefix:
         if self._activations is None or not self.remembers:
             yield from self._compute(part, rows, view, batch_size)
             return
-        key, kind = self._key(part, view), self._kind(part)
+        depth = self._model.unfreeze_depth
+        key, kind = self._key(part, view, depth), self._kind(part, self._measured_at(part, depth))
         if (remembered := self._activations.find(key, kind)) is not None:
-            places = np.searchsorted(part.rows, rows)
-            labels = part.labels.index_select(0, torch.from_numpy(places).to(self._device))
-            start = 0
-            for items in remembered.batches(places, batch_size):
-                yield Fed(_unpack(items), labels[start : start + len(items)])
-                start += len(items)
+            yield from self._read(remembered, part, rows, batch_size)
             return
         with self._activations.fill(key, kind) or nullcontext() as filling:
             yield from self._compute(part, rows, view, batch_size, filling)
-            if filling is not None:  # An epoch may leave an image out.
-                for _ in self._compute(part, part.rows[filling.missing], view, batch_size, filling):
+            if filling is not None and len(missing := filling.missing):  # an epoch may leave an image out
+                for _ in self._compute(part, part.rows[missing], view, batch_size, filling):
                     pass
+
+    def _read(self, remembered: Remembered, part: Part, rows: Rows, batch_size: int) -> Iterator[Fed]:
+        places, start = np.searchsorted(part.rows, rows), 0
+        labels = part.labels.index_select(0, torch.from_numpy(places).to(self._device))
+        for items in remembered.batches(places, batch_size):
+            yield Fed(_unpack(items), labels[start : start + len(items)])
+            start += len(items)
 
     def _compute(
         self, part: Part, rows: Rows, view: int | None, batch_size: int, filling: Filling | None = None
     ) -> Iterator[Fed]:
         places, start = np.searchsorted(part.rows, rows), 0
-        for batch in self._source.batches(rows, batch_size=batch_size):
-            inputs = self._activate(batch.images, batch.rows, view)
+        for fed in self._activate(part, rows, view, batch_size):
             if filling is not None:
-                filling.put(places[start : start + len(inputs)], _pack(inputs))
-            start += len(inputs)
-            yield Fed(inputs, batch.labels)
+                filling.put(places[start : start + len(fed.inputs)], _pack(fed.inputs))
+            start += len(fed.inputs)
+            yield fed
 
-    def _activate(self, images: torch.Tensor, rows: torch.Tensor, view: int | None) -> torch.Tensor:
+    def _activate(self, part: Part, rows: Rows, view: int | None, batch_size: int) -> Iterator[Fed]:
+        """Batches that are computed, from images or from what is remembered of an earlier cut."""
+        if (base := self._base(part, view)) is None:
+            for batch in self._source.batches(rows, batch_size=batch_size):
+                yield Fed(self._from_images(batch.images, batch.rows, view), batch.labels)
+            return
+        remembered, way = base
+        for fed in self._read(remembered, part, rows, batch_size):
+            yield Fed(self._in_chunks(way, fed.inputs), fed.labels)
+
+    def _base(self, part: Part, view: int | None) -> tuple[Remembered, nn.Module] | None:
+        """What is remembered of the nearest cut before this one, and what leads from there to here."""
+        if self._activations is None or not self.remembers:
+            return None
+        for depth in range(self._model.unfreeze_depth + 1, self._model.max_unfreeze_depth):
+            if (measured := self._measured.get(depth)) is None:  # no run of this process has been there
+                continue
+            remembered = self._activations.find(self._key(part, view, depth), self._kind(part, measured))
+            if remembered is not None and (way := self._model.way(depth, self._arch.image_size)) is not None:
+                return remembered, way
+        return None
+
+    def _from_images(self, images: torch.Tensor, rows: torch.Tensor, view: int | None) -> torch.Tensor:
         """What the learning part is fed of one batch (B, ...)."""
         if self._cut is None:
             return self._view(images, rows, view)
-        size = CPU_CHUNK if self._device.type == "cpu" else len(images)
+        frozen = self._cut.frozen
+        return self._in_chunks(lambda images, rows: frozen(self._view(images, rows, view)), images, rows)
+
+    def _in_chunks(self, compute: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        """What frozen modules make of tensors of B rows each, always for the same number of rows at once on the CPU."""
+        count = len(inputs[0])
+        size = CPU_CHUNK if self._device.type == "cpu" else count
         outputs = []
         with torch.no_grad(), autocast(self._device):
-            for start in range(0, len(images), size):
-                chunk, chunk_rows = images[start : start + size], rows[start : start + size]
-                count = len(chunk)
-                if count < size:
-                    again = torch.arange(size, device=self._device) % count
-                    chunk, chunk_rows = chunk[again], chunk_rows[again]
-                outputs.append(self._cut.frozen(self._view(chunk, chunk_rows, view))[:count])
+            for start in range(0, count, size):
+                chunk = [each[start : start + size] for each in inputs]
+                left = len(chunk[0])
+                if left < size:
+                    again = torch.arange(size, device=self._device) % left
+                    chunk = [each[again] for each in chunk]
+                outputs.append(compute(*chunk)[:left])
         return _unpack(_pack(torch.cat(outputs)))
 
     def _view(self, images: torch.Tensor, rows: torch.Tensor, view: int | None) -> torch.Tensor:
         return self._augmenter.eval_view(images) if view is None else self._augmenter.train_view(images, rows, view)
 
-    def _kind(self, part: Part) -> Kind:
-        depth = self._model.unfreeze_depth
-        if depth not in self._measured:
-            self._measured[depth] = self._measure(part)
-        measured = self._measured[depth]
+    def _kind(self, part: Part, measured: "_Measured") -> Kind:
         return Kind(
             rows=len(part.rows),
             item=measured.item,
@@ -206,24 +229,28 @@ class Prefix:
             saved_s=measured.seconds_per_image * len(part.rows),
         )
 
+    def _measured_at(self, part: Part, depth: int) -> "_Measured":
+        if depth not in self._measured:
+            self._measured[depth] = self._measure(part)
+        return self._measured[depth]
+
     def _measure(self, part: Part) -> "_Measured":
         """Computes a few activations, twice, because kernels choose their algorithms on first use."""
         count = CPU_CHUNK if self._device.type == "cpu" else EVAL_BATCH_SIZE  # fewer would measure a GPU's launches
         batch = next(self._source.batches(part.rows[:count], batch_size=count))
         for _ in range(2):
             start = time.perf_counter()
-            inputs = self._activate(batch.images, batch.rows, 0)
+            inputs = self._from_images(batch.images, batch.rows, 0)
             inputs.flatten()[:1].cpu()  # a GPU has finished, too
             elapsed_s = time.perf_counter() - start
         return _Measured(tuple(_pack(inputs).shape[1:]), inputs.dtype, elapsed_s / len(inputs))
 
-    def _key(self, part: Part, view: int | None) -> str:
-        """Names the activations of a part in a view: it differs wherever they might."""
-        depth = self._model.unfreeze_depth
+    def _key(self, part: Part, view: int | None, depth: int) -> str:
+        """Names the activations of a part in a view at the cut of a depth: it differs wherever they might."""
         if depth not in self._hashes:
-            self._hashes[depth] = self._model.frozen_hash()
+            self._hashes[depth] = self._model.frozen_hash(depth)
         shown = [] if view is None else [self._augmenter.seed, self._strength, view]
-        facts: list[object] = [_code(), machine_kind(self._device), str(compute_dtype(self._device))]
+        facts: list[object] = [*machinery(self._device, _CODE)]
         facts += [self._arch.timm_name, self._arch.image_size]
         facts += [self._arch.mean, self._arch.std, self._hashes[depth], depth, self._pixels, part.digest, shown]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
@@ -233,24 +260,6 @@ class _Measured(NamedTuple):
     item: tuple[int, ...]  # shape of one activation, as packed
     dtype: torch.dtype
     seconds_per_image: float
-
-
-def machine_kind(device: torch.device) -> str:
-    """What besides its inputs decides the last bits of an activation."""
-    if device.type == "cuda":
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        return f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {cudnn}"
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{device.type} {platform.machine()} {cpu_name()} {capability} {torch.get_num_threads()}"
-
-
-@functools.cache
-def _code() -> str:
-    """Hash of the code that makes activations, ours and theirs."""
-    digest = hashlib.sha256(f"{torch.__version__} {version('timm')}".encode())
-    for name in _CODE:
-        digest.update(Path(str(sys.modules[name].__file__)).read_bytes())
-    return digest.hexdigest()
 
 
 def _pack(activations: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ TRIAL = (("search.objective", "run"), ("core.run", "train_epoch"))
     [
         ((*TRIAL, ("core.run", "step"), ("torch.autograd.graph", "_engine_run_backward")), BACKWARD),
         ((*TRIAL, ("core.run", "step"), ("timm.models", "forward")), FORWARD),
-        ((*TRIAL, ("core.prefix", "batches"), ("core.prefix", "_activate")), FROZEN),
+        ((*TRIAL, ("core.prefix", "batches"), ("core.prefix", "_in_chunks")), FROZEN),
         ((("search.session", "show_plan"), ("core.run", "step")), AROUND["search.session", "show_plan"]),
         ((*TRIAL, ("importlib._bootstrap", "_load")), IMPORTING),
         ((("search.objective", "run"), ("core.artifacts", "write_trial")), WORK["search.objective", "run"]),

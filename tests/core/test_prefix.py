@@ -119,6 +119,27 @@ def test_what_depends_on_something_else_is_computed_anew(
     assert given(trainer) >= before + 2 * 49
 
 
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_later_cut_is_computed_from_an_earlier_one_and_not_from_the_images(
+    arch: Arch, tmp_path: Path, memory: bool, depth: int
+) -> None:
+    trainer = make_trainer(arch, Activations([MemoryTier(CPU, GB) if memory else DiskTier(tmp_path, CPU, GB)]))
+    train(trainer, unfreeze_depth=3)
+    before = given(trainer)
+    assert_same_numbers(
+        train(trainer, unfreeze_depth=depth, drop_rate=0.5),
+        train(make_trainer(arch, None), unfreeze_depth=depth, drop_rate=0.5),
+    )
+    assert given(trainer) == before + MEASURED
+
+
+def test_an_earlier_cut_without_room_is_passed_over(arch: Arch) -> None:
+    trainer = make_trainer(arch, Activations([MemoryTier(CPU, 1)]))
+    for depth in (3, 2):
+        assert_same_numbers(train(trainer, unfreeze_depth=depth), train(make_trainer(arch, None), unfreeze_depth=depth))
+
+
 def test_other_weights_share_nothing(arch: Arch, tmp_path: Path) -> None:
     train(make_trainer(arch, Activations([DiskTier(tmp_path, CPU, GB)])), unfreeze_depth=2)
     tier = DiskTier(tmp_path, CPU, GB)
