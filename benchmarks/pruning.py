@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--other", type=Path, metavar="FILE", help="the same trials at another image size")
     parser.add_argument("--trials", type=positive_int, default=30, help="of a search, at most (default: 30)")
-    parser.add_argument("--replays", type=positive_int, default=100, help="searches for each pruner (default: 100)")
+    parser.add_argument("--replays", type=positive_int, default=400, help="searches for each pruner (default: 400)")
     parser.add_argument("--resamples", type=positive_int, default=500, help="of tables 2 and 3 (default: 500)")
     parser.add_argument(
         "--patience", type=natural_int, help="epochs without gain that end a trial (default: a search's)"

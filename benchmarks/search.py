@@ -346,6 +346,7 @@ def plain_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:
 def _search_plainly(plan: Plan, n_trials: int, seed: int, begin: float) -> list[dict[str, Any]]:
     from benchmarks import plain_search as plain
     from core.backbones import build_classifier
+    from search.run import build_parser as search_parser
     from search.space import build_space
 
     _open_plain(plan)
@@ -353,8 +354,15 @@ def _search_plainly(plan: Plan, n_trials: int, seed: int, begin: float) -> list[
     model = build_classifier(task.arch, num_classes=len(task.manifest.classes), weights=task.weights, seed=0)
     space = build_space(task.arch.timm_name, model.max_unfreeze_depth, pretrained=bool(task.weights.state))
     before_s = time.time() - begin
+    ships = search_parser().get_default
     trials = plain.plain_search(
-        _state["trainer"], space, n_trials=n_trials, epochs=plan.epochs, patience=4, seed=seed, pruner="median"
+        _state["trainer"],
+        space,
+        n_trials=n_trials,
+        epochs=plan.epochs,
+        patience=ships("patience"),
+        seed=seed,
+        pruner=ships("pruner"),
     )
     return [{"params": trial.params, "recalls": trial.recalls, "ended_s": before_s + trial.ended_s} for trial in trials]
 

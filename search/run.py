@@ -50,7 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="end a trial after so many epochs without gain; 0 never (default: 4)",
     )
     parser.add_argument("--sampler", default="tpe", help="tpe, gp or random (default: tpe)")
-    parser.add_argument("--pruner", default="median", help="median, percentile, hyperband or none (default: median)")
+    parser.add_argument(
+        "--pruner", default="percentile", help="percentile, median, hyperband or none (default: percentile)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument(
         "--source", default="auto", help="where pixels come from: auto, resident, ffcv or torch (default: auto)"

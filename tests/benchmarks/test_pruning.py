@@ -28,7 +28,7 @@ def test_command_prints_three_tables_and_ends_with_the_ratio(
     assert printed.splitlines()[-1] == f"ratio: {content['ratio']:.3g}"
     assert {row["table"] for row in content["rows"]} == {"setting", "pruners", "order", "sizes"}
     shipped = [row for row in content["rows"] if row.get("ships")]
-    assert [(row["option"], row["epochs"]) for row in shipped] == [("median", content["ratio"])]
+    assert [(row["option"], row["epochs"]) for row in shipped] == [("percentile", content["ratio"])]
     assert (content["rows"][0]["recorded"], content["rows"][0]["complete"]) == (8, 7)
 
     assert run(main, build_parser(), small) == 0

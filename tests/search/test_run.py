@@ -194,7 +194,7 @@ def test_a_study_of_other_data_is_refused(searched: Path, tmp_path: Path, capsys
         (["--arch", "mobilnet"], "`arch` must be"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--sampler", "magic"], "`--sampler` must be one of tpe, gp, random, but got --sampler=magic"),
-        (["--pruner", "axe"], "`--pruner` must be one of median, percentile, hyperband, none, but got --pruner=axe"),
+        (["--pruner", "axe"], "`--pruner` must be one of percentile, median, hyperband, none, but got --pruner=axe"),
         (["--device", "toaster"], "`--device` must be one of auto, cpu, cuda, mps"),
         (["--source", "bogus"], "`--source` must be one of auto, resident, ffcv, torch, but got --source=bogus"),
         (["--study", "../escape"], "A study's name must be"),
