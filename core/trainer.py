@@ -37,7 +37,7 @@ __all__ = ["CHECKPOINT_SHARE", "EpochResult", "NonFiniteLossError", "TrainData",
 
 Rows = npt.NDArray[np.int64]
 
-CHECKPOINT_SHARE = 0.02
+CHECKPOINT_SHARE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

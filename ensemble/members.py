@@ -87,7 +87,8 @@ class Selection:
 def read_studies(folder: StudiesFolder, names: Sequence[str] = ()) -> list[Study]:
     """The studies that may vote together.
 
-    Without names, all those that aren't demo are meant, or all where there is nothing but demo.
+    Without names, all those that aren't demo are meant, or all where there is nothing but demo. A study whose best
+    trials are trained again in another one has served, and takes no part.
 
     Args:
         folder: Where the studies lie.
@@ -113,6 +114,13 @@ def read_studies(folder: StudiesFolder, names: Sequence[str] = ()) -> list[Study
     # Only those that were named are read: a damaged one beside them is nobody's business.
     chosen = [_read(there[name]) for name in dict.fromkeys(names or there)]
     if not names:
+        served = [study.folder.name for study in chosen if study.info.get("serves")]
+        chosen = [study for study in chosen if not study.info.get("serves")]
+        if not chosen:
+            raise InputError(
+                f"`studies` must hold trials of the full image size, but {folder.root} holds only {', '.join(served)}, "
+                "whose best are still to be trained at it. Let the search go on."
+            )
         chosen = [study for study in chosen if not study.info["demo"]] or chosen
     _check_same_data(chosen)
     return chosen

@@ -62,6 +62,7 @@ def describe_study(setup: "Setup") -> dict[str, Any]:
     parts = {"train": split.train, "val": split.val, "test": split.test}
     return {
         "name": setup.folder.name,
+        "serves": setup.serves,
         "arch": dataclasses.asdict(setup.arch),
         "demo": manifest.demo,
         "data": {

@@ -13,7 +13,7 @@ from core.dataspec import add_data_arguments, read_data_arguments
 if TYPE_CHECKING:
     from search.setup import Settings
 
-KEEP = 5
+KEEP = RETRAIN = 5
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +35,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=positive_int, default=10, help="epochs of a trial (default: 10)")
     parser.add_argument(
         "--image-size", type=positive_int, metavar="PIXELS", help="default: what the backbone's weights want"
+    )
+    parser.add_argument(
+        "--search-size",
+        type=positive_int,
+        metavar="PIXELS",
+        help="search on images of this size, then train the best trials again at --image-size",
+    )
+    parser.add_argument(
+        "--retrain",
+        type=positive_int,
+        metavar="K",
+        help=f"with --search-size: best trials that are trained again (default: {RETRAIN})",
     )
     parser.add_argument("--weights", default="auto", help="auto, none, or a file (default: auto)")
     parser.add_argument(
@@ -86,6 +98,12 @@ def main(args: argparse.Namespace) -> int:
 
     setup = prepare(settings)
     storage = open_storage(settings.studies)
+    if settings.search_size is not None:
+        from search.two_sizes import run_two_sizes
+
+        return run_two_sizes(
+            setup, storage, n_trials=args.trials, retrain=args.retrain or RETRAIN, keep=args.keep, deadline=deadline
+        )
     with only_runner(setup.folder):
         study = open_study(storage, setup.folder.name)
         start_or_continue(setup, study)
@@ -105,6 +123,11 @@ def read_settings(args: argparse.Namespace) -> "Settings":
     for name, choices in (("sampler", SAMPLERS), ("pruner", PRUNERS), ("source", KINDS)):
         if (value := getattr(args, name)) not in choices:
             raise InputError(f"`--{name}` must be one of {', '.join(choices)}, but got --{name}={value}. Choose one.")
+    if args.retrain is not None and args.search_size is None:
+        raise InputError(
+            f"`--retrain` must come with --search-size, but got --retrain {args.retrain} alone. Leave it out, or say "
+            "at which size to search."
+        )
     return Settings(
         arch=args.arch,
         data=read_data_arguments(args, args.data),
@@ -112,6 +135,7 @@ def read_settings(args: argparse.Namespace) -> "Settings":
         study=args.study,
         epochs=args.epochs,
         image_size=args.image_size,
+        search_size=args.search_size,
         weights=args.weights,
         seed=args.seed,
         sampler=args.sampler,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
+from typing import Any
 
 import optuna
 
@@ -31,11 +33,27 @@ class Session:
         n_trials: Finished trials that it is to hold.
         keep: Best trials whose weights stay.
         deadline: When to stop, by `time.monotonic`; None for never.
+        proposals: Parameters of the next trials; after them the sampler is asked.
+        asked: What asks for that many trials, in words; by default the option.
+        last: Whether the search ends with it, and the user is told what to type next.
     """
 
-    def __init__(self, setup: Setup, study: optuna.Study, *, n_trials: int, keep: int, deadline: float | None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        study: optuna.Study,
+        *,
+        n_trials: int,
+        keep: int,
+        deadline: float | None,
+        proposals: Sequence[dict[str, Any]] = (),
+        asked: str = "",
+        last: bool = True,
+    ) -> None:
         self.setup, self.study = setup, study
         self.n_trials, self.keep, self.deadline = n_trials, keep, deadline
+        self.proposals = list(proposals)
+        self.asked, self.last = asked or f"--trials {n_trials}", last
         self.names = tuple(setup.space.distributions)
 
     def run(self) -> int:
@@ -43,7 +61,7 @@ class Session:
         finished = count_finished(self.study)
         if finished >= self.n_trials:
             name = self.setup.folder.name
-            write(f"{name} holds {finished} finished trials, so --trials {self.n_trials} asks for no more.")
+            write(f"{name} holds {finished} finished trials, so {self.asked} asks for no more.")
             with self.pictures() as pictures:  # a process may have died before it could
                 pictures.draw_owed(self.study, self.setup.folder.read_trials())
             self.write_summary()
@@ -76,10 +94,12 @@ class Session:
         return 0
 
     def ask(self) -> optuna.Trial:
-        """A new trial with all its parameters; the study's first is the one that is known to be good."""
+        """A new trial with all its parameters: a proposed one, else at first the one that is known to be good."""
         number = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = build_sampler(self.setup.settings.sampler, seed=self.setup.sampler_seed(number))
-        if number == 0:
+        if self.proposals:
+            self.study.enqueue_trial(self.proposals.pop(0))
+        elif number == 0:
             self.study.enqueue_trial(self.setup.space.known_good)
         return self.study.ask(fixed_distributions=self.setup.space.distributions)
 
@@ -157,6 +177,8 @@ class Session:
                 f"\nBest trials of {setup.folder.name}, by macro recall on {len(setup.split.val):,} validation images:"
             )
             write(table(records, list(self.names)))
+        if not self.last:
+            return
         write("\nNext:")
         write(f"  optuna-dashboard {studies}/journal.log --artifact-dir {studies}/artifacts --host 127.0.0.1")
         write(f"  python -m ensemble.build {studies}")

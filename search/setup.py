@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Settings:
     study: str | None
     epochs: int
     image_size: int | None
+    search_size: int | None
     weights: str
     seed: int
     sampler: str
@@ -73,6 +75,7 @@ class Setup:
         weights: First weights.
         space: What the study searches.
         folder: Where the study lies.
+        serves: Name of the study that its best trials are trained again in; empty if they stand for themselves.
     """
 
     settings: Settings
@@ -83,6 +86,7 @@ class Setup:
     weights: Weights
     space: Space
     folder: StudyFolder
+    serves: str = ""
 
     def __post_init__(self) -> None:
         # A config refuses values that break its rules: now, and not after an hour of decoding.
@@ -107,6 +111,16 @@ class Setup:
     def known_good(self) -> TrainConfig:
         """The config of the first trial."""
         return TrainConfig.from_dict({**self.fixed, **self.space.known_good})
+
+    def at_search_size(self) -> "Setup":
+        """The same study on small images, which finds the trials that this one trains."""
+        size = self.settings.search_size
+        assert size is not None, "only asked where there is one"
+        name = self.folder.name
+        folder = self.settings.studies.study(f"{name}-{size}px")
+        return dataclasses.replace(
+            self, arch=dataclasses.replace(self.arch, image_size=size), folder=folder, serves=name
+        )
 
     def sampler_seed(self, number: int) -> int:
         """Seed of the sampler for a trial; 32 bits, as NumPy's older generators take no more."""
@@ -147,6 +161,11 @@ def prepare(settings: Settings) -> Setup:
     arch = resolve_arch(settings.arch)
     if settings.image_size is not None:
         arch = dataclasses.replace(arch, image_size=settings.image_size)
+    if settings.search_size is not None and settings.search_size >= arch.image_size:
+        raise InputError(
+            f"`--search-size` must be below the image size of {arch.image_size}, but got --search-size "
+            f"{settings.search_size}. Choose half of it, say."
+        )
     data = locate_data(settings.data)
     manifest = load_manifest(data)
     split = split_manifest(manifest, seed=settings.seed)
@@ -154,8 +173,14 @@ def prepare(settings: Settings) -> Setup:
         _log.warning(
             "%s images are left out: their lesions are in a stricter official part", f"{len(split.left_out):,}"
         )
-    folder = settings.studies.study(settings.study or ("demo-" if manifest.demo else "") + settings.arch)
-    weights = find_weights(settings, arch, folder)
+    name = settings.study or ("demo-" if manifest.demo else "") + settings.arch
+    folder = settings.studies.study(name)
+    started = (
+        [folder]
+        if settings.search_size is None
+        else [folder, settings.studies.study(small_name(name, settings.search_size))]
+    )
+    weights = find_weights(settings, arch, started)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
     return Setup(
@@ -182,9 +207,21 @@ def locate_data(data: DataSpec) -> DataSpec:
     return DataSpec((write_demo(cache_folder("demo") / f"{DEMO_IMAGES}-images-{VERSION}", images=DEMO_IMAGES),))
 
 
-def find_weights(settings: Settings, arch: Arch, folder: StudyFolder) -> Weights:
-    """The study's own weights once it has been started, so that a vanished hub changes nothing; else others."""
-    if settings.weights == "auto" and folder.exists:
+def small_name(name: str, size: int) -> str:
+    """Name of the study that searches on small images for another."""
+    return f"{name}-{size}px"
+
+
+def find_weights(settings: Settings, arch: Arch, folders: Sequence[StudyFolder]) -> Weights:
+    """The study's own weights once it has been started, so that a vanished hub changes nothing; else others.
+
+    Args:
+        settings: What the user asked for.
+        arch: The backbone.
+        folders: Where the study lies, and the one that serves it, if any.
+    """
+    folder = next((folder for folder in folders if folder.exists), None)
+    if settings.weights == "auto" and folder is not None:
         study = folder.read_study()
         if misfit := find_misfit(study, {"weights": {"hash": str, "spec": str}, "arch": {"timm_name": str}}):
             raise InputError(f"{folder.root / 'study.json'} must tell of its weights, but {misfit}. Restore it.")

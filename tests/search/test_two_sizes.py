@@ -1,0 +1,106 @@
+"""`--search-size`: many trials on small images, the best of them again on the full ones."""
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from core.artifacts import StudiesFolder
+from core.demo import write_demo
+from core.errors import InputError
+from ensemble.members import read_studies
+from search.storage import open_storage
+from search.summary import rank
+from search.two_sizes import without_known
+from tests.search.test_run import search
+
+SMALL = ["--arch", "test_efficientnet", "--weights", "none", "--device", "cpu", "--epochs", 2]
+SIZES = ["--image-size", 48, "--search-size", 32]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=80, width=96, height=72, workers=1)
+
+
+@pytest.fixture(scope="module")
+def searched(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    studies = tmp_path_factory.mktemp("two") / "studies"
+    assert search(*SMALL, *SIZES, "--data", images, "--studies", studies, "--trials", 4, "--retrain", 2) == 0
+    return studies
+
+
+def params_of(studies: Path, name: str) -> list[dict[str, object]]:
+    study = optuna.load_study(storage=open_storage(StudiesFolder(studies)), study_name=name)
+    return [trial.params for trial in study.trials]
+
+
+def test_the_best_on_small_images_are_trained_again_on_the_full_ones(searched: Path) -> None:
+    small, full = (StudiesFolder(searched).study(f"demo-test_efficientnet{end}") for end in ("-32px", ""))
+    searched_records, trained = small.read_trials(), full.read_trials()
+    assert (len(searched_records), len(trained)) == (4, 2)
+    assert [record.config["image_size"] for record in (*searched_records, *trained)] == [32] * 4 + [48] * 2
+    best = [params_of(searched, small.name)[record.number] for record in rank(searched_records)[:2]]
+    assert params_of(searched, full.name) == best
+    assert [record.has_model for record in searched_records] == [False] * 4
+    assert all(record.has_model for record in trained)
+
+
+def test_the_same_command_asks_for_no_more(searched: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search(*SMALL, *SIZES, "--data", images, "--studies", searched, "--trials", 4, "--retrain", 2) == 0
+    output = capsys.readouterr().out
+    assert "demo-test_efficientnet-32px holds 4 finished trials, so --trials 4 asks for no more." in output
+    assert "so training the best 2 of demo-test_efficientnet-32px again asks for no more." in output
+    assert output.count("Next:") == 1
+
+
+def test_only_trials_of_the_full_size_vote(searched: Path) -> None:
+    studies = read_studies(StudiesFolder(searched))
+    assert [study.folder.name for study in studies] == ["demo-test_efficientnet"]
+    assert [trial.config["image_size"] for study in studies for trial in study.folder.read_trials()] == [48, 48]
+
+
+def test_a_search_that_has_not_come_to_the_full_size_has_nobody_to_vote(
+    images: Path, tmp_path: Path, searched: Path
+) -> None:
+    alone = tmp_path / "studies" / "demo-test_efficientnet-32px"
+    alone.mkdir(parents=True)
+    study = (searched / "demo-test_efficientnet-32px" / "study.json").read_text()
+    (alone / "study.json").write_text(study)
+    assert json.loads(study)["serves"] == "demo-test_efficientnet"
+    with pytest.raises(InputError, match="holds only demo-test_efficientnet-32px, whose best are still to be trained"):
+        read_studies(StudiesFolder(tmp_path / "studies"))
+
+
+def test_what_was_tried_is_not_proposed_again_and_what_has_begun_is_waited_for() -> None:
+    study = optuna.create_study()
+    distributions = {"lr": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    for lr, state in ((0.1, TrialState.COMPLETE), (0.2, TrialState.FAIL), (0.3, TrialState.PRUNED), (0.4, None)):
+        study.enqueue_trial({"lr": lr})
+        trial = study.ask(distributions)
+        if state is not None:
+            study.tell(trial, 1.0 if state == TrialState.COMPLETE else None, state=state)
+    proposals = [{"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    assert without_known(proposals, study) == ([{"lr": 0.2}, {"lr": 0.5}], 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            (*SIZES[:2], "--search-size", 48),
+            "`--search-size` must be below the image size of 48, but got --search-size 48",
+        ),
+        (("--retrain", 3), "`--retrain` must come with --search-size, but got --retrain 3 alone"),
+        ((*SIZES, "--retrain", 0), "--retrain"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(
+    words: tuple[object, ...], sentence: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = tmp_path / "studies"
+    assert search(*SMALL, *words, "--data", images, "--studies", studies, "--trials", 1) == 2
+    assert sentence in capsys.readouterr().err
+    assert not studies.exists()
