@@ -183,7 +183,7 @@ class MemoryTier(Tier):
         if holding is None or not holding.whole:
             return None
         self._ledger.touch(key)
-        return _InMemory(self._tensors[key])
+        return InMemory(self._tensors[key])
 
     @property
     def held(self) -> int:
@@ -222,7 +222,13 @@ class MemoryTier(Tier):
         self._ledger.holdings[key].whole = True
 
 
-class _InMemory(Remembered):
+class InMemory(Remembered):
+    """Items in a tensor.
+
+    Args:
+        items: (N, ...), on the device.
+    """
+
     def __init__(self, items: torch.Tensor) -> None:
         self._items = items
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import filelock
 import torch
 
-from core.activations import BusyError, Filling, Kind, Places, Remembered, Tier
+from core.activations import BusyError, Filling, InMemory, Kind, Places, Remembered, Tier
 from core.errors import InputError
 from core.files import remove_leftovers, written_aside
 from core.ledger import Holding, Ledger
@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 _LEAST_SAVED_S_PER_GB = 5.0
 _LEFTOVER_S = 24 * 3600  # a file aside that nobody has written to for so long is a dead process's
 _COUNT_USES_S = 10.0
+_AT_ONCE = (
+    64 * 2**20
+)  # bytes: a smaller set is read in one go, because its batches are used up faster than they are read
 _INDEX = {"clock": NUMBER, "holdings": {str: {"size": int, "saved_s": NUMBER, "uses": int, "priority": NUMBER}}}
 
 
@@ -244,23 +247,36 @@ class _OnDisk(Remembered):
         self._descriptor, self._kind, self._device = descriptor, kind, device
 
     def batches(self, places: Places, batch_size: int) -> Iterator[torch.Tensor]:
-        kind, size = self._kind, self._kind.item_bytes
+        kind = self._kind
+        if kind.size <= _AT_ONCE:
+            items = torch.empty((kind.rows, *kind.item), dtype=kind.dtype)
+            self._read(0, _bytes_of(items))
+            yield from InMemory(items.to(self._device)).batches(places, batch_size)
+            return
+        size = kind.item_bytes
         for start in range(0, len(places), batch_size):
             part = places[start : start + batch_size]
             items = torch.empty((len(part), *kind.item), dtype=kind.dtype)
-            buffer = memoryview(items.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+            buffer = _bytes_of(items)
             for number, place in enumerate(part.tolist()):
-                # Reads, not a memory map: a file that somebody cuts is an error here and a fatal SIGBUS there.
-                got = os.preadv(self._descriptor, [buffer[number * size : (number + 1) * size]], place * size)
-                if got != size:
-                    raise InputError(
-                        f"Remembered activations must stay as they were written, but {got} of {size} bytes are left "
-                        f"at place {place}. Run the same command again."
-                    )
+                self._read(place * size, buffer[number * size : (number + 1) * size])
             yield items.to(self._device)
+
+    def _read(self, offset: int, buffer: memoryview) -> None:
+        # Reads, not a memory map: a file that somebody cuts is an error here and a fatal SIGBUS there.
+        got = os.preadv(self._descriptor, [buffer], offset)
+        if got != len(buffer):
+            raise InputError(
+                f"Remembered activations must stay as they were written, but {got} of {len(buffer)} bytes are left at "
+                f"byte {offset}. Run the same command again."
+            )
 
     def __del__(self) -> None:
         os.close(self._descriptor)
+
+
+def _bytes_of(items: torch.Tensor) -> memoryview:
+    return memoryview(items.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 class _FillingNothing(Filling):
@@ -280,7 +296,7 @@ class _FillingFile(Filling):
         if self.error is not None:
             return
         size = self._kind.item_bytes
-        content = memoryview(items.contiguous().cpu().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        content = _bytes_of(items.contiguous().cpu())
         try:
             for number, place in enumerate(places.tolist()):
                 part = content[number * size : (number + 1) * size]

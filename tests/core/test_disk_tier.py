@@ -14,6 +14,7 @@ import torch
 
 from core.activations import Activations, BusyError, Kind, MemoryTier
 from core.disk_tier import DiskTier
+from core.errors import InputError
 
 CPU = torch.device("cpu")
 KIND = Kind(rows=4, item=(3,), dtype=torch.float32, saved_s=100.0)
@@ -45,6 +46,14 @@ def test_uses_reach_the_index_with_the_next_set_or_after_a_while(
     assert uses(tmp_path) == {"a": 4, "b": 2}
 
 
+@pytest.fixture(params=["at once", "item by item"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small sets are read whole, large ones as they are asked for."""
+    if request.param == "item by item":
+        monkeypatch.setattr("core.disk_tier._AT_ONCE", 0)
+
+
+@pytest.mark.usefixtures("_either_way")
 def test_a_set_gives_back_what_was_put_in_any_order(tmp_path: Path) -> None:
     tier = DiskTier(tmp_path, CPU, 10**6)
     fill(tier, "a")
@@ -52,6 +61,17 @@ def test_a_set_gives_back_what_was_put_in_any_order(tmp_path: Path) -> None:
     assert found is not None
     batches = list(found.batches(np.array([3, 0, 2]), 2))
     assert [batch.tolist() for batch in batches] == [[[9, 10, 11], [0, 1, 2]], [[6, 7, 8]]]
+
+
+@pytest.mark.usefixtures("_either_way")
+def test_a_set_that_was_cut_while_it_is_open_is_an_error(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path, CPU, 10**6)
+    fill(tier, "a")
+    found = tier.find("a", KIND)
+    assert found is not None
+    os.truncate(tmp_path / "a.act", 20)
+    with pytest.raises(InputError, match="must stay as they were written, but"):
+        list(found.batches(np.arange(4), 2))
 
 
 DIE = """
