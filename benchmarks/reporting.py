@@ -19,6 +19,7 @@ from core.versions import installed_versions
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -54,6 +55,13 @@ def peak_memory_gb() -> float:
     """The most memory that this process has had resident."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, kilobytes elsewhere
+
+
+def device_memory_gb(device: "torch.device") -> float:
+    """The most that this process has had on a card by PyTorch's count, or resident where it computes on the CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else peak_memory_gb()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -135,17 +135,22 @@ def write_table(task: Task, folder: Path) -> Path:
 
 
 def open_trainer(
-    task: Task, device: "torch.device", *, activations: "Activations | None", compiler: "Compiler | None" = None
+    task: Task,
+    device: "torch.device",
+    *,
+    activations: "Activations | None",
+    compiler: "Compiler | None" = None,
+    source: str = "auto",
 ) -> "Trainer":
-    """What runs configs of a task; its source stays open until `trainer.data.source.close()`."""
+    """What runs configs of a task; its source, of a kind of `--source`, is open until `trainer.data.source.close()`."""
     from core.loaders import open_source
     from core.trainer import TrainData, Trainer
 
-    source = open_source(task.manifest, image_size=task.arch.image_size, rows=task.rows, device=device)
+    opened = open_source(task.manifest, image_size=task.arch.image_size, rows=task.rows, device=device, kind=source)
     return Trainer(
         arch=task.arch,
         weights=task.weights,
-        data=TrainData.of(task.manifest, task.split, source),
+        data=TrainData.of(task.manifest, task.split, opened),
         device=device,
         seed=task.seed,
         activations=activations,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.reporting import add_out_argument, finish, peak_memory_gb, show, spread
+from benchmarks.reporting import add_out_argument, device_memory_gb, finish, show, spread
 from core import cli
 from core.dataspec import add_data_arguments, read_data_arguments
 from core.errors import InputError
@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=cli.positive_int, default=3, help="turns of each (default: 3)")
     parser.add_argument("--weights", default="auto", help="default: auto")
     parser.add_argument("--device", default="auto", help="default: auto")
+    parser.add_argument("--source", default="auto", help="auto, resident, ffcv or torch (default: auto)")
     add_out_argument(parser, "training")
     return parser
 
@@ -55,7 +56,10 @@ def main(args: argparse.Namespace) -> int:
     from benchmarks.setup import activations_in, open_task, open_trainer
     from core.device import resolve_device
     from core.learners import compiler_for
+    from core.loaders import KINDS
 
+    if args.source not in KINDS:
+        raise InputError(f"`--source` must be one of {', '.join(KINDS)}, but got --source={args.source}. Choose one.")
     if not args.data:
         raise InputError("`--data` must be given, but got none. Name a folder of labelled images.")
     device = resolve_device(args.device)
@@ -75,6 +79,7 @@ def main(args: argparse.Namespace) -> int:
                 device,
                 activations=activations_in(Path(folder), device, gigabytes=30),
                 compiler=compiler_for(device),
+                source=args.source,
             )
             with trainer.data.source:
                 depths = args.depths or range(trainer.model.max_unfreeze_depth + 1)
@@ -125,7 +130,7 @@ def measure(trainer: "Trainer", run: "Run", repeats: int) -> dict[str, Any]:
         "images_per_s": {name: spread(values) for name, values in rates.items()},
         "first_epoch_images_per_s": len(order) / first_s,
         "ratio": spread([ours / most for ours, most in zip(rates["trainer"], rates["ceiling"], strict=True)]),
-        "peak_memory_gb": _peak_gb(run.device),
+        "peak_memory_gb": device_memory_gb(run.device),
     }
 
 
@@ -154,12 +159,6 @@ def _seconds(work: Callable[[], object], device: "torch.device") -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def _peak_gb(device: "torch.device") -> float:
-    import torch
-
-    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else peak_memory_gb()
 
 
 def _show(row: dict[str, Any]) -> None:

@@ -182,6 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="where to; absent or empty")
     parser.add_argument("--images", type=cli.positive_int, default=600, help="photos in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other lesions (default: %(default)s)")
+    parser.add_argument("--width", type=cli.positive_int, default=300, help="of a photo, pixels (default: %(default)s)")
+    parser.add_argument("--height", type=cli.positive_int, default=225, help="likewise (default: %(default)s)")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="also draw a contact sheet, a .jpg or .png")
     return parser
 
@@ -191,7 +193,7 @@ def _main(args: argparse.Namespace) -> int:
         from core.sheet import check_sheet
 
         check_sheet(args.sheet)
-    folder = write_demo(args.folder, images=args.images, seed=args.seed)
+    folder = write_demo(args.folder, images=args.images, seed=args.seed, width=args.width, height=args.height)
     cli.write(f"{args.images} demo images (procedural, not of people) in {folder}")
     if args.sheet:
         from core.demo_sheet import write_demo_sheet

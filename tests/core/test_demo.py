@@ -192,7 +192,12 @@ def _look(file: Path) -> np.ndarray:
 
 def test_command_writes_folder_and_contact_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, sheet = tmp_path / "demo", tmp_path / "sheet.jpg"
-    assert main([str(folder), "--images", "42", "--seed", "5", "--sheet", str(sheet)]) == 0
+    assert (
+        main([str(folder), "--images", "42", "--seed", "5", "--width", "90", "--height", "60", "--sheet", str(sheet)])
+        == 0
+    )
+    with Image.open(next(folder.rglob("*.jpg"))) as photo:
+        assert photo.size == (90, 60)
     assert len(metadata(folder)) == 42
     assert str(folder) in capsys.readouterr().out
     with Image.open(sheet) as image:
