@@ -109,6 +109,10 @@ class StudyFolder:
         """Where a trial lies once it is finished."""
         return self.root / f"trial-{number:04d}"
 
+    def holds_trial(self, number: int) -> bool:
+        """Whether a trial is whole."""
+        return (self.trial_folder(number) / COMPLETE_FILE).is_file()
+
     def checkpoint_file(self, number: int) -> Path:
         """Where a running trial keeps its resumable state."""
         return self.root / "running" / f"trial-{number:04d}.safetensors"

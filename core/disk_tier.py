@@ -31,9 +31,8 @@ _log = logging.getLogger(__name__)
 _LEAST_SAVED_S_PER_GB = 5.0
 _LEFTOVER_S = 24 * 3600  # a file aside that nobody has written to for so long is a dead process's
 _COUNT_USES_S = 10.0
-_AT_ONCE = (
-    64 * 2**20
-)  # bytes: a smaller set is read in one go, because its batches are used up faster than they are read
+# Bytes: a smaller set is read in one go, because its batches are used up faster than they are read.
+_AT_ONCE = 64 * 2**20
 _INDEX = {"clock": NUMBER, "holdings": {str: {"size": int, "saved_s": NUMBER, "uses": int, "priority": NUMBER}}}
 
 

@@ -83,7 +83,7 @@ class Objective:
             StoppedError, OSError, InputError: The trial was broken off, by somebody or by a full disk, say. It stays as
                 it is, and continues from its last epoch.
         """
-        if (self.folder.trial_folder(trial.number) / "complete.json").is_file():
+        if self.folder.holds_trial(trial.number):
             # A process died between keeping the trial and telling Optuna.
             self._finish(study, trial, self.folder.read_trial(trial.number))
         else:

@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import optuna
 from optuna.artifacts import get_all_artifact_meta, upload_artifact
 
-from core.artifacts import TrialRecord
+from core.artifacts import StudyFolder, TrialRecord
 from core.files import written_aside
 from core.metrics import confusion_matrix, correct_prior
 
@@ -86,15 +86,14 @@ class Pictures:
                 names[name] = upload_artifact(artifact_store=_NoStore(), file_path=str(stub), study_or_trial=trial)
         self._draw(names, record)
 
-    def draw_owed(self, study: optuna.Study, records: Iterable[TrialRecord]) -> None:
+    def draw_owed(self, study: optuna.Study, folder: StudyFolder) -> None:
         """Draws what a process owed when it died: pictures of finished trials that have a name and no file."""
-        trials = study.get_trials(deepcopy=False)
-        for record in records:
-            trial = trials[record.number]
+        for trial in study.get_trials(deepcopy=False):
             metas = get_all_artifact_meta(trial, storage=study._storage)
             absent = any(not (self._folder / meta.artifact_id).is_file() for meta in metas)
-            if trial.state.is_finished() and absent:
-                self._draw({meta.filename: meta.artifact_id for meta in metas}, record)
+            if trial.state.is_finished() and absent and folder.holds_trial(trial.number):
+                names = {meta.filename: meta.artifact_id for meta in metas}
+                self._draw(names, folder.read_trial(trial.number))
 
     def _draw(self, names: dict[str, str], record: TrialRecord) -> None:
         predictions_N = correct_prior(record.val_probs(), np.asarray(record.prior)).argmax(1)

@@ -63,7 +63,7 @@ class Session:
             name = self.setup.folder.name
             write(f"{name} holds {finished} finished trials, so {self.asked} asks for no more.")
             with self.pictures() as pictures:  # a process may have died before it could
-                pictures.draw_owed(self.study, self.setup.folder.read_trials())
+                pictures.draw_owed(self.study, self.setup.folder)
             self.write_summary()
             self.show_end()
             return 0
@@ -79,7 +79,7 @@ class Session:
                 self.console(finished) as console,
             ):
                 objective = self.objective(trainer, console, pictures)
-                pictures.draw_owed(self.study, self.setup.folder.read_trials())
+                pictures.draw_owed(self.study, self.setup.folder)
                 stopped = run_trials(self.study, objective, n_trials=self.n_trials, ask=self.ask)
         except SearchFailedError as error:
             write(

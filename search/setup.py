@@ -116,11 +116,9 @@ class Setup:
         """The same study on small images, which finds the trials that this one trains."""
         size = self.settings.search_size
         assert size is not None, "only asked where there is one"
-        name = self.folder.name
-        folder = self.settings.studies.study(f"{name}-{size}px")
-        return dataclasses.replace(
-            self, arch=dataclasses.replace(self.arch, image_size=size), folder=folder, serves=name
-        )
+        arch = dataclasses.replace(self.arch, image_size=size)
+        folder = self.settings.studies.study(small_name(self.folder.name, size))
+        return dataclasses.replace(self, arch=arch, folder=folder, serves=self.folder.name)
 
     def sampler_seed(self, number: int) -> int:
         """Seed of the sampler for a trial; 32 bits, as NumPy's older generators take no more."""
@@ -175,12 +173,10 @@ def prepare(settings: Settings) -> Setup:
         )
     name = settings.study or ("demo-" if manifest.demo else "") + settings.arch
     folder = settings.studies.study(name)
-    started = (
-        [folder]
-        if settings.search_size is None
-        else [folder, settings.studies.study(small_name(name, settings.search_size))]
-    )
-    weights = find_weights(settings, arch, started)
+    folders = [folder]
+    if settings.search_size is not None:
+        folders.append(settings.studies.study(small_name(name, settings.search_size)))
+    weights = find_weights(settings, arch, folders)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
     return Setup(

@@ -61,8 +61,12 @@ def run_two_sizes(
 
 
 def without_known(proposals: Sequence[Params], study: optuna.Study) -> tuple[list[Params], int]:
-    """The proposals that no trial of a study has tried, and the number of those whose trial has begun and not ended."""
+    """The proposals that no trial of a study has tried, and the number of trials that have begun and not ended.
+
+    Those go on before any other, also where they are of an earlier search and not of a proposal.
+    """
     trials = study.get_trials(deepcopy=False)
+    names = {name for params in proposals for name in params}
     known = [trial.params for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    begun = [trial.params for trial in trials if trial.state == TrialState.RUNNING and trial.params in proposals]
+    begun = [trial.params for trial in trials if trial.state == TrialState.RUNNING and set(trial.params) == names]
     return [params for params in proposals if params not in known and params not in begun], len(begun)

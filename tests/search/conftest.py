@@ -13,6 +13,7 @@ import torch
 from core.archs import resolve_arch
 from core.artifacts import StudiesFolder, TrialRecord
 from core.config import TrainConfig
+from core.demo import write_demo
 from core.trainer import EpochResult, TrainData, Trainer
 from search.objective import Objective
 from search.pictures import Pictures
@@ -87,3 +88,8 @@ def objective(tmp_path: Path, tiny_trainer: Trainer, watcher: RecordingWatcher) 
         keep=2,
         watcher=watcher,
     )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=80, width=96, height=72, workers=1)

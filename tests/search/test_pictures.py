@@ -43,7 +43,7 @@ def test_pictures_that_a_process_owed_are_drawn_by_the_next(
     owed = sorted((tmp_path / "artifacts").iterdir())
     for file in owed:
         file.unlink()
-    objective.pictures.draw_owed(study, objective.folder.read_trials())
+    objective.pictures.draw_owed(study, objective.folder)
     assert sorted((tmp_path / "artifacts").iterdir()) == owed
     assert all(file.read_bytes().startswith(PNG) for file in owed)
 

@@ -26,11 +26,6 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["--arch", "test_efficientnet", "--image-size", "32", "--weights", "none", "--device", "cpu"]
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=80, width=96, height=72, workers=1)
-
-
 def search(*arguments: object) -> int:
     return run(main, build_parser(), [str(argument) for argument in arguments])
 

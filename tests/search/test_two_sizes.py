@@ -8,7 +8,6 @@ import pytest
 from optuna.trial import TrialState
 
 from core.artifacts import StudiesFolder
-from core.demo import write_demo
 from core.errors import InputError
 from ensemble.members import read_studies
 from search.storage import open_storage
@@ -18,11 +17,6 @@ from tests.search.test_run import search
 
 SMALL = ["--arch", "test_efficientnet", "--weights", "none", "--device", "cpu", "--epochs", 2]
 SIZES = ["--image-size", 48, "--search-size", 32]
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=80, width=96, height=72, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +78,9 @@ def test_what_was_tried_is_not_proposed_again_and_what_has_begun_is_waited_for()
             study.tell(trial, 1.0 if state == TrialState.COMPLETE else None, state=state)
     proposals = [{"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4, 0.5)]
     assert without_known(proposals, study) == ([{"lr": 0.2}, {"lr": 0.5}], 1)
+    study.enqueue_trial({"lr": 0.9})
+    study.ask(distributions)  # of an earlier search: it goes on, too, and takes no proposal's place
+    assert without_known(proposals, study) == ([{"lr": 0.2}, {"lr": 0.5}], 2)
 
 
 @pytest.mark.parametrize(
