@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.arguments import read_data
 from benchmarks.loading_plan import Plan
 from benchmarks.loading_turns import (
     BARE,
@@ -37,8 +38,7 @@ from benchmarks.loading_turns import (
 )
 from benchmarks.reporting import add_out_argument, finish, show, spread
 from core import cli
-from core.dataspec import add_data_arguments, read_data_arguments
-from core.errors import InputError
+from core.dataspec import add_data_arguments
 
 if TYPE_CHECKING:
     from core.manifest import Manifest
@@ -64,9 +64,7 @@ def main(args: argparse.Namespace) -> int:
     from core.datasets import load_manifest
     from core.device import available_cores, resolve_device
 
-    if not args.data:
-        raise InputError("`--data` must be given, but got none. Name a folder of labelled JPEG images.")
-    manifest = some_of(load_manifest(read_data_arguments(args, args.data)), args.images)
+    manifest = some_of(load_manifest(read_data(args, "labelled JPEG images")), args.images)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=cache_folder("loading")) as folder:
         plan = Plan(

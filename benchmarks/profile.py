@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from benchmarks.arguments import add_part_arguments, add_task_arguments, read_data
 from benchmarks.reporting import add_out_argument, finish
 from core import cli
-from core.dataspec import add_data_arguments, read_data_arguments
-from core.errors import InputError
 
 PERIOD_S = 0.01
 
@@ -54,14 +53,9 @@ WORK = {
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = cli.Parser(prog="python -m benchmarks.profile", description=__doc__)
-    add_data_arguments(parser, help="folder of labelled images, CSV or npz file; repeated, they are merged")
-    parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")
-    parser.add_argument("--image-size", type=cli.positive_int, metavar="PIXELS", help="default: the backbone's own")
-    parser.add_argument("--train-images", type=cli.positive_int, help="random training images (default: all)")
-    parser.add_argument("--val-images", type=cli.positive_int, help="random validation images (default: all)")
-    parser.add_argument("--epochs", type=cli.positive_int, default=10, help="default: 10")
+    add_task_arguments(parser)
+    add_part_arguments(parser)
     parser.add_argument("--trials", type=cli.positive_int, default=20, help="default: 20")
-    parser.add_argument("--device", default="auto", help="default: auto")
     add_out_argument(parser, "profile")
     return parser
 
@@ -70,12 +64,11 @@ def main(args: argparse.Namespace) -> int:
     """Runs the search and shows the shares."""
     from benchmarks.setup import open_task, write_table
 
-    if not args.data:
-        raise InputError("`--data` must be given, but got none. Name a folder of labelled images.")
     task = open_task(
-        read_data_arguments(args, args.data),
+        read_data(args),
         args.arch,
         image_size=args.image_size,
+        weights=args.weights,
         train_images=args.train_images,
         val_images=args.val_images,
     )
@@ -83,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
         table = write_table(task, Path(folder))
         command = ["--arch", args.arch, "--data", str(table), "--trials", str(args.trials), "--device", args.device]
         command += ["--epochs", str(args.epochs), "--image-size", str(task.arch.image_size)]
-        command += ["--studies", str(Path(folder) / "studies"), "--study", "profile"]
+        command += ["--weights", args.weights, "--studies", str(Path(folder) / "studies"), "--study", "profile"]
         with watching(threading.get_ident()) as looks:
             search(command)
     rows = [{"work": work, "share": count / looks.total()} for work, count in looks.most_common()]

@@ -21,13 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import add_part_arguments, add_task_arguments, read_data
 from benchmarks.reporting import add_out_argument, finish, show, spread
 from benchmarks.search_depths import compare_depths, over_list
 from benchmarks.search_sides import Plan
 from benchmarks.search_times import compare_searches
 from core import cli
-from core.dataspec import add_data_arguments, read_data_arguments
-from core.errors import InputError
 
 BAR_OF_DEPTH, BAR_OF_LIST, BAR_OF_SEARCH = 0.9, 1.4, 3.0
 
@@ -35,12 +34,8 @@ BAR_OF_DEPTH, BAR_OF_LIST, BAR_OF_SEARCH = 0.9, 1.4, 3.0
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = cli.Parser(prog="python -m benchmarks.search", description=__doc__)
-    add_data_arguments(parser, help="folder of labelled images, CSV or npz file; repeated, they are merged")
-    parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")
-    parser.add_argument("--image-size", type=cli.positive_int, metavar="PIXELS", help="default: the backbone's own")
-    parser.add_argument("--train-images", type=cli.positive_int, help="random training images (default: all)")
-    parser.add_argument("--val-images", type=cli.positive_int, help="random validation images (default: all)")
-    parser.add_argument("--epochs", type=cli.positive_int, default=10, help="default: 10")
+    add_task_arguments(parser)
+    add_part_arguments(parser)
     parser.add_argument(
         "--trials", type=cli.natural_int, default=20, help="of each search; 0 leaves (ii) out (default: 20)"
     )
@@ -50,8 +45,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repeats", type=cli.positive_int, default=1, help="searches of each side (default: 1)")
     parser.add_argument("--workers", type=cli.natural_int, default=2, help="decoding for the plain side (default: 2)")
-    parser.add_argument("--weights", default="auto", help="default: auto")
-    parser.add_argument("--device", default="auto", help="default: auto")
     add_out_argument(parser, "search")
     return parser
 
@@ -60,12 +53,10 @@ def main(args: argparse.Namespace) -> int:
     """Runs (i) and (ii) and holds them to the bars."""
     from core.device import resolve_device
 
-    if not args.data:
-        raise InputError("`--data` must be given, but got none. Name a folder of labelled images.")
     resolve_device(args.device)
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(
-            data=read_data_arguments(args, args.data),
+            data=read_data(args),
             arch=args.arch,
             image_size=args.image_size,
             weights=args.weights,

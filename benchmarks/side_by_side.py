@@ -15,10 +15,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import add_task_arguments, read_data
 from benchmarks.reporting import add_out_argument, device_memory_gb, finish
 from core import cli
-from core.dataspec import DataSpec, add_data_arguments, read_data_arguments
-from core.errors import InputError
+from core.dataspec import DataSpec
 
 _barrier: multiprocessing.synchronize.Barrier | None = None  # of a worker process
 
@@ -26,9 +26,7 @@ _barrier: multiprocessing.synchronize.Barrier | None = None  # of a worker proce
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = cli.Parser(prog="python -m benchmarks.side_by_side", description=__doc__)
-    add_data_arguments(parser, help="folder of labelled images, CSV or npz file; repeated, they are merged")
-    parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")
-    parser.add_argument("--image-size", type=cli.positive_int, metavar="PIXELS", help="default: the backbone's own")
+    add_task_arguments(parser)
     parser.add_argument("--images", type=cli.positive_int, default=512, help="in an epoch (default: 512)")
     parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="default: 32")
     parser.add_argument("--depth", type=cli.natural_int, default=5, help="blocks that learn (default: 5)")
@@ -36,8 +34,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--processes", type=cli.positive_int, nargs="+", default=[1, 2, 4], help="at once (default: 1 2 4)"
     )
     parser.add_argument("--seconds", type=cli.seconds, default=20, help="that each number runs (default: 20)")
-    parser.add_argument("--weights", default="auto", help="default: auto")
-    parser.add_argument("--device", default="auto", help="default: auto")
     add_out_argument(parser, "side_by_side")
     return parser
 
@@ -46,12 +42,11 @@ def main(args: argparse.Namespace) -> int:
     """Measures each number of processes."""
     from core.device import resolve_device
 
-    if not args.data:
-        raise InputError("`--data` must be given, but got none. Name a folder of labelled images.")
+    data = read_data(args)
     resolve_device(args.device)
     numbers = sorted({1, *args.processes})
     with tempfile.TemporaryDirectory() as folder:
-        rows = [_measure(args, number, Path(folder)) for number in numbers]
+        rows = [_measure(args, data, number, Path(folder)) for number in numbers]
     alone = rows[0]["images_per_s"]
     for row in rows:
         row["over_one"] = row["images_per_s"] / alone
@@ -64,10 +59,9 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(args: argparse.Namespace, processes: int, folder: Path) -> dict[str, Any]:
+def _measure(args: argparse.Namespace, data: DataSpec, processes: int, folder: Path) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
-    data = read_data_arguments(args, args.data)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_meet, initargs=(barrier,)) as pool:
         done = list(
             pool.map(_train, [data] * processes, [args] * processes, [processes] * processes, [folder] * processes)

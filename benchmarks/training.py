@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.arguments import read_data
 from benchmarks.reporting import add_out_argument, device_memory_gb, finish, show, spread
 from core import cli
-from core.dataspec import add_data_arguments, read_data_arguments
+from core.dataspec import add_data_arguments
 from core.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,13 +61,12 @@ def main(args: argparse.Namespace) -> int:
 
     if args.source not in KINDS:
         raise InputError(f"`--source` must be one of {', '.join(KINDS)}, but got --source={args.source}. Choose one.")
-    if not args.data:
-        raise InputError("`--data` must be given, but got none. Name a folder of labelled images.")
+    data = read_data(args)
     device = resolve_device(args.device)
     rows: list[dict[str, Any]] = []
     for arch in args.arch or ["mobilenet", "tf_efficientnet_lite0"]:
         task = open_task(
-            read_data_arguments(args, args.data),
+            data,
             arch,
             image_size=args.image_size,
             weights=args.weights,
