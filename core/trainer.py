@@ -18,6 +18,7 @@ from core.archs import Arch
 from core.backbones import build_classifier
 from core.classifier import Classifier
 from core.config import TrainConfig
+from core.depthwise import hasten_small_depthwise
 from core.device import is_out_of_memory, keep_freed_memory
 from core.evaluation import EVAL_BATCH_SIZE
 from core.footprint import Survey, memory_in_reach, survey
@@ -131,6 +132,7 @@ class Trainer:
             # Else the same trial would give other numbers, and a resumed one could not be held to an undisturbed one.
             torch.backends.cudnn.deterministic = True
         model = build_classifier(arch, num_classes=len(data.classes), weights=weights, seed=seed)
+        hasten_small_depthwise(model)
         self.model: Classifier = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._first_state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.prefix = Prefix(self.model, arch, data.source, pixels=data.pixels, activations=activations)
