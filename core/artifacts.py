@@ -7,6 +7,8 @@
         STUDY/split.csv              image, label, group, split
         STUDY/summary.json           what its search found
         STUDY/trial-0012/            config.json, history.csv, val_probs.npy, model.safetensors, complete.json
+        STUDY/running/               checkpoints of trials under way, who runs them, and which workers there are
+        STUDY/set-aside/             folders of trials that are not whole
 
 A trial's folder is written aside and renamed, and `complete.json` lies in it last: a folder with it is whole, one
 without it never counts. Files are JSON, CSV, safetensors and npy without objects: reading a folder from a colleague
@@ -20,7 +22,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +116,55 @@ class StudyFolder:
         """Whether a trial is whole."""
         return (self.trial_folder(number) / COMPLETE_FILE).is_file()
 
-    def checkpoint_file(self, number: int) -> Path:
-        """Where a running trial keeps its resumable state."""
-        return self.root / "running" / f"trial-{number:04d}.safetensors"
+    @property
+    def running(self) -> Path:
+        """Where everything lies that is of use only while trials run."""
+        return self.root / "running"
+
+    def checkpoint_file(self, number: int, generation: int) -> Path:
+        """Where an owner of a running trial keeps its resumable state; each has a file of its own."""
+        return self.running / f"trial-{number:04d}.{generation}.safetensors"
+
+    def inherit_checkpoint(self, number: int, generation: int) -> Path:
+        """The checkpoint file of a trial's new owner, with what the owners before it have left, if anything."""
+        own = self.checkpoint_file(number, generation)
+        for _, file in sorted(self._checkpoints(number), reverse=True):
+            if file != own and not own.exists():
+                with suppress(FileNotFoundError):
+                    file.rename(own)
+        return own
+
+    def drop_checkpoints(self, number: int) -> None:
+        """Removes the resumable states of a trial that is over."""
+        for _, file in self._checkpoints(number):
+            file.unlink(missing_ok=True)
+
+    def _checkpoints(self, number: int) -> list[tuple[int, Path]]:
+        """Those of a trial, with the generation of their owner; before there were leases they had none."""
+        found = []
+        for file in self.running.glob(f"trial-{number:04d}*.safetensors"):
+            middle = file.name.removeprefix(f"trial-{number:04d}").removesuffix(".safetensors").removeprefix(".")
+            if not middle or middle.isdecimal():
+                found.append((int(middle or 0), file))
+        return found
+
+    def set_aside_halves(self) -> list[Path]:
+        """Moves folders of trials without `complete.json`, which are none of ours or were torn, out of the way."""
+        halves = [path for _, path in self._trial_folders() if not (path / COMPLETE_FILE).is_file()]
+        moved = []
+        for half in halves:
+            target = self.root / "set-aside" / f"{half.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            target.parent.mkdir(exist_ok=True)
+            half.rename(target)
+            moved.append(target)
+        return moved
+
+    def _trial_folders(self) -> list[tuple[int, Path]]:
+        """What is named like a trial's folder, by number."""
+        if not self.root.is_dir():
+            return []
+        matches = [(_TRIAL_FOLDER.fullmatch(path.name), path) for path in self.root.iterdir()]
+        return sorted((int(match[1]), path) for match, path in matches if match and path.is_dir())
 
     def write_trial(
         self,
@@ -124,6 +173,7 @@ class StudyFolder:
         history: Sequence[Mapping[str, float]],
         val_probs_NC: npt.NDArray[np.float32],
         model: Mapping[str, Any] | None,
+        replacing: AbstractContextManager[object] | None = None,
     ) -> TrialRecord:
         """Writes a finished trial, whole or not at all.
 
@@ -132,12 +182,13 @@ class StudyFolder:
             history: One row an epoch.
             val_probs_NC: Probabilities of the validation rows (N, C).
             model: State dict of the best epoch, or None to keep no weights.
+            replacing: Entered for the moment in which the folder gets its name; may refuse it by raising.
 
         Returns:
             The record, with its folder.
         """
         target = self.trial_folder(record.number)
-        with written_aside(target) as aside:
+        with written_aside(target, replacing=_in_place_of(target, replacing or nullcontext())) as aside:
             aside.mkdir()
             if history:
                 write_csv(aside / "history.csv", history)
@@ -148,8 +199,6 @@ class StudyFolder:
             fields = dataclasses.asdict(record)
             del fields["folder"], fields["config"]
             write_json(aside / COMPLETE_FILE, {"format": FORMAT, **fields})
-            if target.exists():
-                shutil.rmtree(target)  # left by a run that died between its rename and Optuna's tell
         return dataclasses.replace(record, folder=target)
 
     def read_trial(self, number: int) -> TrialRecord:
@@ -166,15 +215,16 @@ class StudyFolder:
         Raises:
             InputError: A trial is damaged.
         """
-        if not self.root.is_dir():
-            return []
-        matches = [(_TRIAL_FOLDER.fullmatch(path.name), path) for path in self.root.iterdir()]
-        numbers = sorted(int(match[1]) for match, path in matches if match and (path / COMPLETE_FILE).is_file())
-        return [self.read_trial(number) for number in numbers]
+        return [self.read_trial(number) for number, path in self._trial_folders() if (path / COMPLETE_FILE).is_file()]
 
     def drop_models(self, keep: int) -> None:
-        """Deletes the weights of all complete trials but the `keep` best, and of all pruned ones."""
-        ranked = sorted(self.read_trials(), key=lambda trial: (trial.state != "complete", -trial.recall, trial.number))
+        """Deletes the weights of all complete trials but the `keep` best, and of all pruned ones.
+
+        Those that were dropped before are not read again: there may be thousands.
+        """
+        kept = [number for number, path in self._trial_folders() if (path / MODEL_FILE).is_file()]
+        trials = [self.read_trial(number) for number in kept if self.holds_trial(number)]
+        ranked = sorted(trials, key=lambda trial: (trial.state != "complete", -trial.recall, trial.number))
         for rank, trial in enumerate(ranked):
             if rank >= keep or trial.state != "complete":
                 trial.model_file.unlink(missing_ok=True)
@@ -260,6 +310,15 @@ class StudiesFolder:
             file.flush()
             os.fsync(file.fileno())
         return 1 + sum(_is_opening(line, test_fingerprint) for line in before.splitlines())
+
+
+@contextmanager
+def _in_place_of(folder: Path, replacing: AbstractContextManager[object]) -> Iterator[None]:
+    """Removes a folder that was left by a run that died between its rename and Optuna's tell: it can't be replaced."""
+    with replacing:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        yield
 
 
 def _is_study_name(name: str) -> bool:

@@ -1,5 +1,6 @@
 """How much memory or disk may be used, as people say it: 8GB, 500MB, 40%."""
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -43,6 +44,12 @@ class Budget:
         if match[2] == "%":
             return cls(name=name, share=float(match[1]) / 100)
         return cls(name=name, size=int(float(match[1]) * _UNITS[match[2].upper()]))
+
+    def divided(self, parts: int) -> "Budget":
+        """The same for one of several that share it."""
+        return dataclasses.replace(
+            self, size=None if self.size is None else self.size // parts, share=self.share / parts
+        )
 
     def of(self, free: int) -> int:
         """Bytes that may be used where `free` bytes are.

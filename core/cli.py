@@ -85,7 +85,10 @@ def stopping_cleanly() -> Iterator[None]:
         _stop.set()
         logging.getLogger(__name__).warning("stopping after this step; the same command continues")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A cluster may run us in another thread; there the signals are its own.
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield
     finally:
@@ -155,7 +158,7 @@ def run(
         args = parser.parse_args(argv)
     except InputError as error:
         return _refuse(parser.prog, str(error))
-    with _logging_to_stderr(logging.DEBUG if args.verbose else logging.INFO):
+    with logging_to_stderr(logging.DEBUG if args.verbose else logging.INFO):
         try:
             return main(args)
         except InputError as error:
@@ -173,7 +176,7 @@ def run(
 
 
 @contextmanager
-def _logging_to_stderr(level: int) -> Iterator[None]:
+def logging_to_stderr(level: int) -> Iterator[None]:
     """Shows our own packages' messages from `level` on, and warnings of all others."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))

@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,26 @@ _MOST_LEVELS = 50  # of JSON; ours has six
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place at the end; on an error nothing is left behind."""
+def written_aside(
+    path: Path, *, replacing: AbstractContextManager[object] | None = None, durable: bool = True
+) -> Iterator[Path]:
+    """Yields a temporary path beside `path` that takes its place at the end; on an error nothing is left behind.
+
+    Args:
+        path: What to write.
+        replacing: Entered for the moment in which the old gives way to the new; may refuse it by raising.
+        durable: Whether to wait until the disk has it, so that a power cut doesn't undo it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process's number: in containers several have the same.
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_ASIDE}")
     try:
         yield aside
-        if aside.is_file():
+        if durable and aside.is_file():
             _sync(aside)
-        os.replace(aside, path)
-        if os.name == "posix":  # elsewhere folders can't be opened
+        with replacing or nullcontext():
+            os.replace(aside, path)
+        if durable and os.name == "posix":  # elsewhere folders can't be opened
             _sync(path.parent)
     except OSError as error:
         if error.errno is not None and error.filename is None:  # a full disk doesn't say which one it is
@@ -66,9 +75,9 @@ def remove_leftovers(folder: Path, *, older_than_s: float) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Writes JSON aside and renames it; NaN is refused, because JSON has none."""
-    with written_aside(path) as aside:
+    with written_aside(path, durable=durable) as aside:
         aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

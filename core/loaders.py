@@ -68,7 +68,7 @@ def open_source(
     if chosen == "torch":
         files = [manifest.file(row) for row in range(len(manifest))]
         return TorchSource(files, manifest.labels, rows, stored_size=size, device=device)
-    pixels = _decoded_once(manifest, image_size)
+    pixels = decode_once(manifest, image_size)
     if device.type == "cpu":
         return MappedSource(pixels, manifest.labels, rows, stored_size=size)
     return ResidentSource(pixels, manifest.labels, rows, stored_size=size, device=device)
@@ -114,8 +114,14 @@ def _choose(kind: str, needed: int, device: torch.device, budget: int) -> tuple[
     return "ffcv" if HAVE_FFCV else "torch", f"{sizes}, only {limit}" + ("" if HAVE_FFCV else "; ffcv isn't installed")
 
 
-def _decoded_once(manifest: Manifest, image_size: int) -> Pixels:
-    """All pixels, memory-mapped from the beton where FFCV can write one, else from an array of our own."""
+def decode_once(manifest: Manifest, image_size: int) -> Pixels:
+    """All pixels, memory-mapped from the beton where FFCV can write one, else from an array of our own.
+
+    They are decoded unless this machine has done so before.
+
+    Raises:
+        InputError: An image can't be decoded, or the cache has no room.
+    """
     from core.beton import HAVE_FFCV, ensure_beton, read_pixels
 
     if HAVE_FFCV:

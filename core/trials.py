@@ -47,6 +47,7 @@ class TrialRecord:
         prior: Mean probability of each class on the training part (C,): the prior that the model learned.
         elapsed_s: Seconds that the trial took.
         reason: Why it ended early; empty if it did not.
+        generation: How many owners the trial had, the one that finished it included.
     """
 
     number: int
@@ -60,6 +61,7 @@ class TrialRecord:
     prior: tuple[float, ...]
     elapsed_s: float
     reason: str = ""
+    generation: int = 1
 
     @property
     def model_file(self) -> Path:
@@ -129,7 +131,8 @@ def read_trial(folder: Path, number: int) -> TrialRecord:
         raise _damaged(folder, misfit)
     known = {name: fields[name] for name in _COMPLETE if name != "format"}
     known["prior"], known["recall_interval"] = tuple(known["prior"]), tuple(known["recall_interval"])
-    record = TrialRecord(folder=folder, config=config, **known)
+    # Trials of before there were leases had one owner.
+    record = TrialRecord(folder=folder, config=config, generation=fields.get("generation", 1), **known)
     if fault := _find_fault(record, number):
         raise _damaged(folder, fault)
     return record
@@ -147,6 +150,8 @@ def _find_fault(record: TrialRecord, number: int) -> str:
         return "the interval of its recall ends before it begins"
     if not all(math.isfinite(value) and value >= 0 for value in (*record.prior, record.elapsed_s, record.best_epoch)):
         return "a number is below 0"
+    if misfit := find_misfit(record.generation, int):
+        return f"generation: {misfit}"
     return ""
 
 

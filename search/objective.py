@@ -16,7 +16,8 @@ from core.device import is_out_of_memory
 from core.errors import InputError
 from core.metrics import bootstrap_interval, correct_prior
 from core.trainer import EpochResult, NonFiniteLossError, Trainer, TrainResult
-from search.pictures import Pictures
+from search.crew import FencedError, Hold
+from search.pictures import Pictures, name_pictures
 
 INFEASIBLE = "infeasible"  # the constraint that tells the sampler to stay away
 PRUNED = "pruned"
@@ -76,45 +77,52 @@ class Objective:
         """The config that a trial's parameters stand for."""
         return TrainConfig.from_dict({**self.fixed, **trial.params, "trial": trial.number})
 
-    def run(self, study: optuna.Study, trial: optuna.Trial) -> None:
+    def run(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
         """Runs one trial to its end and tells the study. A failure of ours is stored with the trial and not raised.
+
+        Args:
+            study: The study.
+            trial: The trial.
+            hold: Says that it is this worker's.
 
         Raises:
             StoppedError, OSError, InputError: The trial was broken off, by somebody or by a full disk, say. It stays as
                 it is, and continues from its last epoch.
+            FencedError: It has another owner by now.
         """
         if self.folder.holds_trial(trial.number):
             # A process died between keeping the trial and telling Optuna.
-            self._finish(study, trial, self.folder.read_trial(trial.number))
+            self._tell(study, trial, hold, self.folder.read_trial(trial.number))
         else:
-            self._try(study, trial)
+            self._try(study, trial, hold)
         self.folder.drop_models(self.keep)
-        self.folder.checkpoint_file(trial.number).unlink(missing_ok=True)
+        self.folder.drop_checkpoints(trial.number)
 
-    def _try(self, study: optuna.Study, trial: optuna.Trial) -> None:
+    def _try(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
         try:
-            result = self._train(study, trial)
-        except (StoppedError, OSError, InputError):
+            result = self._train(study, trial, hold)
+        except (StoppedError, FencedError, OSError, InputError):
             raise
         except NonFiniteLossError as error:
-            self._tell_infeasible(study, trial, str(error))
+            self.tell_infeasible(study, trial, hold, str(error))
         except Exception as error:
             if is_out_of_memory(error):
-                self._tell_infeasible(study, trial, f"out of memory: {_first_line(error)}")
+                self.tell_infeasible(study, trial, hold, f"out of memory: {_first_line(error)}")
             else:
-                self._tell_failure(study, trial, error)
+                self._tell_failure(study, trial, hold, error)
         else:
-            self._finish(study, trial, self._keep(trial, result))
+            self._tell(study, trial, hold, self._keep(trial, hold, result))
 
-    def _train(self, study: optuna.Study, trial: optuna.Trial) -> TrainResult:
+    def _train(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> TrainResult:
         config = self.config_of(trial)
         reported = study.trials[trial.number].intermediate_values
-        checkpoint = self.folder.checkpoint_file(trial.number)
+        checkpoint = self.folder.inherit_checkpoint(trial.number, hold.generation)
         self.watcher.trial_starts(trial.number, config, epochs_in(checkpoint))
 
         def on_epoch(result: EpochResult) -> str | None:
-            if result.epoch not in reported:  # else a process died between this report and its checkpoint
-                trial.report(result.val.recall, step=result.epoch)
+            with hold.acting():
+                if result.epoch not in reported:  # else a process died between this report and its checkpoint
+                    trial.report(result.val.recall, step=result.epoch)
             self.watcher.epoch_done(result)
             is_last = result.epoch + 1 == config.epochs
             # Optuna judges by the last report. An epoch that is repeated was judged before, as it stood then.
@@ -131,7 +139,7 @@ class Objective:
             checkpoint.unlink()
             return train()
 
-    def _keep(self, trial: optuna.Trial, result: TrainResult) -> TrialRecord:
+    def _keep(self, trial: optuna.Trial, hold: Hold, result: TrainResult) -> TrialRecord:
         """Writes the trial's folder."""
         best = result.history[result.best_epoch]
         data = self.trainer.data
@@ -149,44 +157,67 @@ class Objective:
             prior=tuple(result.prior.tolist()),
             elapsed_s=result.elapsed_s,
             reason=result.reason,
+            generation=hold.generation,
         )
-        model = result.model if record.state == COMPLETE else None
-        return self.folder.write_trial(record, history=result.history, val_probs_NC=result.val_probs, model=model)
+        return self.folder.write_trial(
+            record,
+            history=result.history,
+            val_probs_NC=result.val_probs,
+            model=result.model if record.state == COMPLETE else None,
+            replacing=hold.acting(),
+        )
 
-    def _finish(self, study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
-        """Gives the dashboard its pictures, and tells the study."""
-        self.pictures.give(trial, record)
-        self._tell(study, trial, record)
-
-    def _tell(self, study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
-        low, high = record.recall_interval
-        trial.set_constraint(INFEASIBLE, 0.0)
-        trial.set_user_attr("recall_interval", [low, high])
-        trial.set_user_attr("recall_argmax", record.recall_argmax)
-        trial.set_user_attr("best_epoch", record.best_epoch)
+    def _tell(self, study: optuna.Study, trial: optuna.Trial, hold: Hold, record: TrialRecord) -> None:
+        """Names the trial's pictures, and tells the study."""
+        attributes: dict[str, Any] = {
+            "recall_interval": list(record.recall_interval),
+            "recall_argmax": record.recall_argmax,
+            "best_epoch": record.best_epoch,
+        }
         if record.reason:
-            trial.set_user_attr("reason", record.reason)
-        if record.state == PRUNED:
-            study.tell(trial, state=TrialState.PRUNED)
-        else:
-            study.tell(trial, record.recall)
+            attributes["reason"] = record.reason
+        with hold.acting():
+            names = name_pictures(trial)
+            trial.set_constraint(INFEASIBLE, 0.0)
+            if record.state == PRUNED:
+                self._end(study, trial, hold, attributes, TrialState.PRUNED)
+            else:
+                self._end(study, trial, hold, attributes, TrialState.COMPLETE, record.recall)
+        self.pictures.draw(names, record)
         self.watcher.trial_done(trial.number, record.state, record, record.reason)
 
-    def _tell_infeasible(self, study: optuna.Study, trial: optuna.Trial, reason: str) -> None:
+    def tell_infeasible(self, study: optuna.Study, trial: optuna.Trial, hold: Hold, reason: str) -> None:
         """Ends a trial that its own parameters made impossible, so that the sampler learns to avoid them."""
-        trial.set_constraint(INFEASIBLE, 1.0)
-        trial.set_user_attr("reason", reason)
-        study.tell(trial, state=TrialState.PRUNED)
+        with hold.acting():
+            trial.set_constraint(INFEASIBLE, 1.0)
+            self._end(study, trial, hold, {"reason": reason}, TrialState.PRUNED)
         self.watcher.trial_done(trial.number, INFEASIBLE, None, reason)
 
-    def _tell_failure(self, study: optuna.Study, trial: optuna.Trial, error: Exception) -> None:
+    def _tell_failure(self, study: optuna.Study, trial: optuna.Trial, hold: Hold, error: Exception) -> None:
         """Ends a trial that failed for a reason of ours; it does not count."""
+        trace = "".join(traceback.format_exception(error))
         reason = f"{type(error).__name__}: {_first_line(error)}"
-        _log.error("trial %d failed:\n%s", trial.number, "".join(traceback.format_exception(error)))
-        trial.set_user_attr("reason", reason)
-        trial.set_user_attr("traceback", "".join(traceback.format_exception(error)))
-        study.tell(trial, state=TrialState.FAIL)
+        _log.error("trial %d failed:\n%s", trial.number, trace)
+        with hold.acting():
+            self._end(study, trial, hold, {"reason": reason, "traceback": trace}, TrialState.FAIL)
         self.watcher.trial_done(trial.number, "failed", None, reason)
+
+    def _end(
+        self,
+        study: optuna.Study,
+        trial: optuna.Trial,
+        hold: Hold,
+        attributes: dict[str, Any],
+        state: TrialState,
+        value: float | None = None,
+    ) -> None:
+        """Ends a trial in Optuna's eyes, and its lease. Within `hold.acting`."""
+        attributes = {**attributes, "worker": hold.worker, "generation": hold.generation}
+        for name, content in attributes.items():
+            trial.set_user_attr(name, content)
+        hold.check()  # this process may have been stopped since it took the lock
+        study.tell(trial, value, state)
+        hold.end()
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -53,18 +53,26 @@ class Pictures:
         folder: Optuna's artifact store; made if needed.
         truth_N: Class of each validation row.
         classes: Class names.
-        beside: Whether a process of its own draws; else this one does, at once.
+        drawer: Who draws: a process ``beside`` this one, this one ``here`` and at once, or another one ``elsewhere``.
     """
 
     def __init__(
-        self, folder: Path, truth_N: npt.NDArray[np.integer], classes: Sequence[str], *, beside: bool = True
+        self,
+        folder: Path,
+        truth_N: npt.NDArray[np.integer],
+        classes: Sequence[str],
+        *,
+        drawer: Literal["beside", "here", "elsewhere"] = "beside",
     ) -> None:
-        self._folder, self._truth_N, self._classes = folder, truth_N, classes
+        self._folder, self._truth_N, self._classes, self._drawer = folder, truth_N, classes, drawer
         folder.mkdir(exist_ok=True)
-        # Spawned, since threads don't survive a fork; it starts with the first picture.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_belong_to_the_search) if beside else None
-        self._owed: list[Future[None]] = []
+        self._pool: ProcessPoolExecutor | None = None
+        if drawer == "beside":
+            # Spawned, since threads don't survive a fork; it starts with the first picture.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_belong_to_the_search)
+        self._pending: list[Future[None]] = []
+        self._seen: set[int] = set()  # trials that owe nothing
 
     def __enter__(self) -> Self:
         return self
@@ -74,44 +82,42 @@ class Pictures:
     ) -> None:
         self.close()
 
-    def give(self, trial: optuna.Trial, record: TrialRecord) -> None:
-        """Gives a trial its pictures, unless it has them."""
-        if get_all_artifact_meta(trial):
-            return
-        names = {}
-        with tempfile.TemporaryDirectory() as folder:
-            for name in (CURVES, CONFUSION):
-                stub = Path(folder) / name
-                stub.touch()
-                names[name] = upload_artifact(artifact_store=_NoStore(), file_path=str(stub), study_or_trial=trial)
-        self._draw(names, record)
-
     def draw_owed(self, study: optuna.Study, folder: StudyFolder) -> None:
-        """Draws what a process owed when it died: pictures of finished trials that have a name and no file."""
+        """Draws what other processes left to this one: pictures of finished trials that have a name and no file."""
         for trial in study.get_trials(deepcopy=False):
+            if trial.number in self._seen or not trial.state.is_finished():
+                continue
             metas = get_all_artifact_meta(trial, storage=study._storage)
             absent = any(not (self._folder / meta.artifact_id).is_file() for meta in metas)
-            if trial.state.is_finished() and absent and folder.holds_trial(trial.number):
-                names = {meta.filename: meta.artifact_id for meta in metas}
-                self._draw(names, folder.read_trial(trial.number))
+            if absent and folder.holds_trial(trial.number):
+                self.draw({meta.filename: meta.artifact_id for meta in metas}, folder.read_trial(trial.number))
+            self._seen.add(trial.number)
 
-    def _draw(self, names: dict[str, str], record: TrialRecord) -> None:
+    def draw(self, names: dict[str, str], record: TrialRecord) -> None:
+        """Draws the pictures of a trial, or sees to it.
+
+        Args:
+            names: File of each.
+            record: The trial.
+        """
+        if self._drawer == "elsewhere":
+            return
         predictions_N = correct_prior(record.val_probs(), np.asarray(record.prior)).argmax(1)
         confusion_CC = confusion_matrix(self._truth_N, predictions_N, len(self._classes))
         drawing = Drawing(record.history(), confusion_CC, self._classes)
         if self._pool is None:
-            draw(self._folder, names, drawing)
+            draw_pictures(self._folder, names, drawing)
             return
         try:
-            self._owed.append(self._pool.submit(draw, self._folder, names, drawing))
+            self._pending.append(self._pool.submit(draw_pictures, self._folder, names, drawing))
         except BrokenProcessPool:
             _log.warning("the process that draws pictures has died; the next search draws them")
-        self._look_at([future for future in self._owed if future.done()])
+        self._look_at([future for future in self._pending if future.done()])
 
     def _look_at(self, done: list[Future[None]]) -> None:
         """A trial without its pictures is still a trial."""
         for future in done:
-            self._owed.remove(future)
+            self._pending.remove(future)
             if (error := future.exception()) is not None:
                 _log.warning("a picture could not be drawn (%s: %s); the next search tries again", type(error), error)
 
@@ -119,7 +125,7 @@ class Pictures:
         """Waits for the pictures that are owed, but not for ever."""
         if self._pool is None:
             return
-        done, late = wait(self._owed, timeout=_PATIENCE_S)
+        done, late = wait(self._pending, timeout=_PATIENCE_S)
         if late:
             _log.warning("%d trials wait for their pictures too long; the next search draws them", len(late))
             for process in list(self._pool._processes.values()):  # before 3.14 there is no public way
@@ -143,7 +149,20 @@ class _NoStore:
         raise NotImplementedError
 
 
-def draw(folder: Path, names: dict[str, str], drawing: Drawing) -> None:
+def name_pictures(trial: optuna.Trial) -> dict[str, str]:
+    """Gives a trial the names of its pictures, unless it has them; before it ends, and their files follow."""
+    if metas := get_all_artifact_meta(trial):
+        return {meta.filename: meta.artifact_id for meta in metas}
+    names = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (CURVES, CONFUSION):
+            stub = Path(folder) / name
+            stub.touch()
+            names[name] = upload_artifact(artifact_store=_NoStore(), file_path=str(stub), study_or_trial=trial)
+    return names
+
+
+def draw_pictures(folder: Path, names: dict[str, str], drawing: Drawing) -> None:
     """Writes the pictures of a trial.
 
     Args:

@@ -81,6 +81,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="views of an image, shown in turn; fewer save computing (default: epochs)",
     )
     parser.add_argument(
+        "--workers",
+        type=positive_int,
+        default=1,
+        help="processes that run trials, each with its share of cores and memory, or a card of its own (default: 1)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=seconds,
+        metavar="SECONDS",
+        default=60,
+        help="a worker elsewhere that shows no sign of life for so long loses its trial (default: 60)",
+    )
+    parser.add_argument(
         "--keep", type=positive_int, default=KEEP, help=f"best trials whose weights stay (default: {KEEP})"
     )
     return parser
@@ -91,23 +104,18 @@ def main(args: argparse.Namespace) -> int:
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     settings = read_settings(args)
 
-    from search.identity import start_or_continue
     from search.session import Session
     from search.setup import prepare
-    from search.storage import only_runner, open_storage, open_study
+    from search.storage import open_storage
+    from search.two_sizes import run_two_sizes
+    from search.worker import Goal, begin
 
     setup = prepare(settings)
     storage = open_storage(settings.studies)
+    goal = Goal(n_trials=args.trials, keep=args.keep)
     if settings.search_size is not None:
-        from search.two_sizes import run_two_sizes
-
-        return run_two_sizes(
-            setup, storage, n_trials=args.trials, retrain=args.retrain or RETRAIN, keep=args.keep, deadline=deadline
-        )
-    with only_runner(setup.folder):
-        study = open_study(storage, setup.folder.name)
-        start_or_continue(setup, study)
-        return Session(setup, study, n_trials=args.trials, keep=args.keep, deadline=deadline).run()
+        return run_two_sizes(setup, storage, goal, retrain=args.retrain or RETRAIN, deadline=deadline)
+    return Session(setup, storage, begin(setup, storage), goal, deadline=deadline).run()
 
 
 def read_settings(args: argparse.Namespace) -> "Settings":
@@ -146,6 +154,10 @@ def read_settings(args: argparse.Namespace) -> "Settings":
         memory=Budget.parse("--memory", args.memory),
         disk=DISK if args.disk is None else Budget.parse("--disk", args.disk),
         views=args.views or args.epochs,
+        workers=args.workers,
+        backend="loky",
+        scheduler="",
+        grace_s=args.grace,
     )
 
 

@@ -11,8 +11,14 @@ PRUNER_STARTUP_TRIALS = 5  # complete trials before any is pruned
 MAX_WARMUP_EPOCHS = 3
 
 
-def build_sampler(name: str, *, seed: int) -> BaseSampler:
+def build_sampler(name: str, *, seed: int, beside_others: bool = False) -> BaseSampler:
     """A sampler for one trial.
+
+    Args:
+        name: One of `SAMPLERS`.
+        seed: Of this trial.
+        beside_others: Whether other workers run trials meanwhile, near which another would tell nothing new. All of
+            them are alive: trials of dead workers are taken over before anybody asks for a new one.
 
     It draws from a generator of its own, which a restart would rewind. Seeding it anew for each trial makes a search
     that was interrupted propose what an undisturbed one would have proposed. Every argument that decides what it
@@ -25,7 +31,7 @@ def build_sampler(name: str, *, seed: int) -> BaseSampler:
                 n_ei_candidates=24,
                 multivariate=True,  # learning rate and depth hang together
                 group=False,
-                constant_liar=False,  # one worker, nothing to lie about; Optuna 5 defaults to True
+                constant_liar=beside_others,  # takes them for bad ones; Optuna 5 always does
                 seed=seed,
             )
         case "gp":

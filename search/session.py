@@ -2,38 +2,40 @@
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import optuna
+from optuna.storages import JournalStorage
 
 from core.cli import stopping_cleanly, write
 from core.config import TrainConfig
 from core.device import describe_device, is_out_of_memory
 from core.durations import in_words
+from core.files import remove_leftovers
 from core.trainer import Trainer
 from search.console import Console
-from search.identity import lesion_names
-from search.loop import SearchFailedError, count_finished, run_trials
-from search.objective import Objective
+from search.crew import Crew
+from search.loop import SearchFailedError, count_finished
 from search.pictures import Pictures
-from search.samplers import build_pruner, build_sampler
 from search.setup import Setup
 from search.summary import rank, summarise, table
+from search.worker import Goal, Work
+from search.workers import run_workers
 
 EXIT_FAILED = 1
+_LEFTOVER_S = 3600.0  # a file aside that nobody has written to for so long is a dead process's
 
 
 class Session:
-    """Brings a study to the number of finished trials that was asked for. Only for the holder of its lock.
+    """Brings a study to the number of finished trials that was asked for.
 
     Args:
         setup: What the study is.
+        storage: Optuna's, of all studies.
         study: The same in Optuna.
-        n_trials: Finished trials that it is to hold.
-        keep: Best trials whose weights stay.
+        goal: When it is over.
         deadline: When to stop, by `time.monotonic`; None for never.
-        proposals: Parameters of the next trials; after them the sampler is asked.
         asked: What asks for that many trials, in words; by default the option.
         last: Whether the search ends with it, and the user is told what to type next.
     """
@@ -41,25 +43,23 @@ class Session:
     def __init__(
         self,
         setup: Setup,
+        storage: JournalStorage,
         study: optuna.Study,
+        goal: Goal,
         *,
-        n_trials: int,
-        keep: int,
         deadline: float | None,
-        proposals: Sequence[dict[str, Any]] = (),
         asked: str = "",
         last: bool = True,
     ) -> None:
-        self.setup, self.study = setup, study
-        self.n_trials, self.keep, self.deadline = n_trials, keep, deadline
-        self.proposals = list(proposals)
-        self.asked, self.last = asked or f"--trials {n_trials}", last
+        self.setup, self.storage, self.study, self.goal = setup, storage, study, goal
+        self.deadline = deadline
+        self.asked, self.last = asked or f"--trials {goal.n_trials}", last
         self.names = tuple(setup.space.distributions)
 
     def run(self) -> int:
         """Runs what is missing; returns the exit status."""
         finished = count_finished(self.study)
-        if finished >= self.n_trials:
+        if finished >= self.goal.n_trials:
             name = self.setup.folder.name
             write(f"{name} holds {finished} finished trials, so {self.asked} asks for no more.")
             with self.pictures() as pictures:  # a process may have died before it could
@@ -67,20 +67,8 @@ class Session:
             self.write_summary()
             self.show_end()
             return 0
-        trainer = self.setup.open_trainer()
-        self.show_plan(trainer, finished)
-        settings = self.setup.settings
-        self.study.pruner = build_pruner(settings.pruner, epochs=settings.epochs)
         try:
-            with (
-                trainer.data.source,
-                self.pictures() as pictures,
-                stopping_cleanly(),
-                self.console(finished) as console,
-            ):
-                objective = self.objective(trainer, console, pictures)
-                pictures.draw_owed(self.study, self.setup.folder)
-                stopped = run_trials(self.study, objective, n_trials=self.n_trials, ask=self.ask)
+            stopped = self.run_here() if self.setup.settings.workers == 1 else self.run_several()
         except SearchFailedError as error:
             write(
                 f"\nThe search stopped: {error}. Every finished trial is kept; mend the cause and run the same command."
@@ -93,63 +81,83 @@ class Session:
         self.show_end()
         return 0
 
-    def ask(self) -> optuna.Trial:
-        """A new trial with all its parameters: a proposed one, else at first the one that is known to be good."""
-        number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = build_sampler(self.setup.settings.sampler, seed=self.setup.sampler_seed(number))
-        if self.proposals:
-            self.study.enqueue_trial(self.proposals.pop(0))
-        elif number == 0:
-            self.study.enqueue_trial(self.setup.space.known_good)
-        return self.study.ask(fixed_distributions=self.setup.space.distributions)
+    def run_here(self) -> str:
+        """Runs trials in this process; returns why it stopped early, if it did."""
+        trainer = self.setup.open_trainer()
+        with trainer.data.source:
+            self.show_plan(describe_device(trainer.device))
+            self.show_estimate(trainer)
+            with self.crew(describe_device(trainer.device)) as crew, self.pictures() as pictures, stopping_cleanly():
+                pictures.draw_owed(self.study, self.setup.folder)
+                with self.console() as console:
+                    work = Work(
+                        setup=self.setup,
+                        study=self.study,
+                        crew=crew,
+                        goal=self.goal,
+                        watcher=console,
+                        pictures=pictures,
+                    )
+                    return work.run(trainer)
+
+    def run_several(self) -> str:
+        """Has other processes run trials, and shows how they come along; returns why they stopped early, if so."""
+        settings = self.setup.settings
+        self.show_plan(f"{settings.device}, {settings.workers} workers")
+        with self.crew(f"looks after {settings.workers} workers") as crew, self.pictures() as pictures:
+            with stopping_cleanly():
+                return run_workers(
+                    self.setup, self.storage, crew, self.goal, pictures, deadline=self.deadline, best=self.best()
+                )
+
+    @contextmanager
+    def crew(self, device: str) -> Iterator[Crew]:
+        """This process among those that run the study."""
+        with Crew(self.setup.leases(), device=device, grace_s=self.setup.settings.grace_s) as crew:
+            for folder in (self.setup.folder.root, self.setup.folder.running):
+                remove_leftovers(folder, older_than_s=0 if crew.is_alone() else _LEFTOVER_S)
+            yield crew
 
     def pictures(self) -> Pictures:
         """What draws the trials for the dashboard."""
         manifest = self.setup.manifest
         return Pictures(self.setup.settings.studies.artifacts, manifest.labels[self.setup.split.val], manifest.classes)
 
-    def objective(self, trainer: Trainer, console: Console, pictures: Pictures) -> Objective:
-        """What runs a trial."""
-        lesions = lesion_names(self.setup.manifest)
-        return Objective(
-            folder=self.setup.folder,
-            pictures=pictures,
-            trainer=trainer,
-            names=self.names,
-            groups=tuple(lesions[row] for row in self.setup.split.val),
-            fixed=self.setup.fixed,
-            keep=self.keep,
-            watcher=console,
-        )
-
-    def console(self, finished: int) -> Console:
-        """What shows how the trials come along."""
+    def best(self) -> float | None:
+        """The best recall so far."""
         ranked = rank(self.setup.folder.read_trials())
+        return ranked[0].recall if ranked else None
+
+    def console(self) -> Console:
+        """What shows how the trials come along."""
         return Console(
-            n_trials=self.n_trials,
-            finished=finished,
+            n_trials=self.goal.n_trials,
+            count_finished=lambda: count_finished(self.study),
             epochs=self.setup.settings.epochs,
             train_images=len(self.setup.split.train),
             names=list(self.names),
             deadline=self.deadline,
-            best=ranked[0].recall if ranked else None,
+            best=self.best(),
         )
 
-    def show_plan(self, trainer: Trainer, finished: int) -> None:
-        """Says what will be done, and how long it takes."""
+    def show_plan(self, where: str) -> None:
+        """Says what will be done."""
         setup, manifest = self.setup, self.setup.manifest
+        finished = count_finished(self.study)
         train, val, test = (f"{len(rows):,}" for rows in (setup.split.train, setup.split.val, setup.split.test))
-        to_go = self.n_trials - finished
         write(
-            f"Study {setup.folder.name}: {to_go} trials to go, {finished} finished, of {setup.arch.timm_name} at "
-            f"{setup.arch.image_size} pixels on {describe_device(trainer.device)}"
+            f"Study {setup.folder.name}: {self.goal.n_trials - finished} trials to go, {finished} finished, of "
+            f"{setup.arch.timm_name} at {setup.arch.image_size} pixels on {where}"
         )
         write(f"  data     {manifest.where} ({manifest.layout}), {len(manifest.classes)} classes")
         write(f"           {train} images to train, {val} to validate, {test} sealed for the test")
         write(f"  weights  {setup.weights.origin}")
         for name, words in setup.space.describe().items():
             write(f"  {name:<16} {words}")
-        epochs = setup.settings.epochs
+
+    def show_estimate(self, trainer: Trainer) -> None:
+        """Says how long it takes, measured on a few batches."""
+        setup, epochs = self.setup, self.setup.settings.epochs
         deep = dataclasses.replace(setup.known_good, unfreeze_depth=trainer.model.max_unfreeze_depth)
         longest_s = measure_trial_s(trainer, deep)
         if longest_s is None:
@@ -159,6 +167,7 @@ class Session:
         shortest_s = measure_trial_s(trainer, shallow) if setup.weights.state else longest_s
         if shortest_s is None:  # others have taken memory meanwhile
             return
+        to_go = self.goal.n_trials - count_finished(self.study)
         write(
             f"A trial of {epochs} epochs takes {in_words(shortest_s)} (head alone) to {in_words(longest_s)} "
             f"(everything learns); the search at most about {in_words(longest_s * to_go)}, less what ends early."

@@ -32,6 +32,7 @@ from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
 from core.weights import Weights, resolve_weights
+from search.leases import FileLeases
 from search.space import Space, build_space
 
 DEMO_IMAGES = 600
@@ -60,6 +61,10 @@ class Settings:
     memory: Budget
     disk: Budget
     views: int
+    workers: int
+    backend: str
+    scheduler: str
+    grace_s: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +124,15 @@ class Setup:
         arch = dataclasses.replace(self.arch, image_size=size)
         folder = self.settings.studies.study(small_name(self.folder.name, size))
         return dataclasses.replace(self, arch=arch, folder=folder, serves=self.folder.name)
+
+    @property
+    def study_name(self) -> str:
+        """Name of the study that the user asked for, also while another one serves it."""
+        return self.serves or self.folder.name
+
+    def leases(self) -> FileLeases:
+        """Who runs which trial."""
+        return FileLeases(self.folder, grace_s=self.settings.grace_s)
 
     def sampler_seed(self, number: int) -> int:
         """Seed of the sampler for a trial; 32 bits, as NumPy's older generators take no more."""

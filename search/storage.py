@@ -1,23 +1,19 @@
-"""Optuna's storage of all studies, and the lock that lets one process at a time run a study."""
+"""Optuna's storage of all studies."""
 
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
-from core.artifacts import StudiesFolder, StudyFolder
+from core.artifacts import StudiesFolder
 from core.errors import InputError, shorten
-from core.files import remove_leftovers
 
 METRIC = "validation macro recall"
 
@@ -117,24 +113,3 @@ def open_study(storage: JournalStorage, name: str) -> optuna.Study:
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([METRIC])
     return study
-
-
-@contextmanager
-def only_runner(folder: StudyFolder) -> Iterator[None]:
-    """Holds a study for this process. The system lets go of it when the process ends, however it ends.
-
-    Raises:
-        InputError: Another process is running the study.
-    """
-    folder.root.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder.root / ".lock")
-    try:
-        with lock.acquire(timeout=0):
-            for leftovers in (folder.root, folder.checkpoint_file(0).parent):
-                remove_leftovers(leftovers, older_than_s=0)
-            yield
-    except filelock.Timeout as error:
-        raise InputError(
-            f"A study must be run by one process at a time, but {folder.name} is being run by another. "
-            "Wait for it, or start another study with --study NAME."
-        ) from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from core.artifacts import StudiesFolder, TrialRecord
 from core.config import TrainConfig
 from core.demo import write_demo
 from core.trainer import EpochResult, TrainData, Trainer
+from search.crew import Crew
+from search.leases import FileLeases
+from search.loop import next_turn, run_turn
 from search.objective import Objective
 from search.pictures import Pictures
 from search.storage import open_storage, open_study
@@ -76,11 +80,37 @@ def study(tmp_path: Path) -> optuna.Study:
 
 
 @pytest.fixture
+def crew(tmp_path: Path) -> Iterator[Crew]:
+    """A worker of the study, alone."""
+    with Crew(FileLeases(StudiesFolder(tmp_path).study("tiny")), device="cpu") as alone:
+        yield alone
+
+
+def run_trial(objective: Objective, study: optuna.Study, crew: Crew, trial: optuna.Trial) -> None:
+    """Runs a trial that has just been asked for."""
+    with crew.leases.lock():
+        hold = crew.take(trial.number)
+    run_turn(study, objective, trial, hold)
+
+
+def go_on(objective: Objective, study: optuna.Study, crew: Crew) -> None:
+    """Runs the trial that was left."""
+
+    def ask(beside_others: bool) -> optuna.Trial:
+        raise AssertionError("no trial was left")
+
+    with crew.leases.lock():
+        turn = next_turn(study, crew, n_trials=99, names=objective.names, ask=ask)
+    assert turn is not None
+    run_turn(study, objective, *turn)
+
+
+@pytest.fixture
 def objective(tmp_path: Path, tiny_trainer: Trainer, watcher: RecordingWatcher) -> Objective:
     depth, data = tiny_trainer.model.max_unfreeze_depth, tiny_trainer.data
     return Objective(
         folder=StudiesFolder(tmp_path).study("tiny"),
-        pictures=Pictures(tmp_path / "artifacts", data.labels[data.val_rows], data.classes, beside=False),
+        pictures=Pictures(tmp_path / "artifacts", data.labels[data.val_rows], data.classes, drawer="here"),
         trainer=tiny_trainer,
         names=("lr",),
         groups=tuple(str(row) for row in data.val_rows),

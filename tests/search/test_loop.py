@@ -1,11 +1,17 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.loop import SearchFailedError, count_finished, explain_failures, run_trials, take_over
+from core.artifacts import StudiesFolder, StudyFolder
+from search.crew import Crew, FencedError, Hold
+from search.leases import FileLeases
+from search.loop import MAX_DEATHS, SearchFailedError, count_finished, explain_failures, next_turn, run_trials, run_turn
 from search.objective import INFEASIBLE, Objective, StoppedError
+from search.storage import open_storage, open_study
 from tests.search.conftest import RecordingWatcher
 
 
@@ -29,7 +35,7 @@ class ScriptedObjective(Objective):
         for name, value in {"script": script, "names": (), "watcher": RecordingWatcher()}.items():
             object.__setattr__(self, name, value)
 
-    def run(self, study: optuna.Study, trial: optuna.Trial) -> None:
+    def run(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
         step = self.script.pop(0)
         if step == "stop":
             raise StoppedError("it was asked to")
@@ -46,95 +52,217 @@ class ScriptedObjective(Objective):
             study.tell(trial, state=TrialState.FAIL)
 
 
+def asking(study: optuna.Study) -> Callable[[bool], optuna.Trial]:
+    return lambda beside_others: study.ask()
+
+
 def numbers(study: optuna.Study, *states: TrialState) -> list[int]:
     return [trial.number for trial in study.trials if trial.state in states]
 
 
-def test_complete_and_pruned_trials_count_over_all_restarts_and_failures_do_not(study: optuna.Study) -> None:
+def test_complete_and_pruned_trials_count_over_all_restarts_and_failures_do_not(
+    study: optuna.Study, crew: Crew
+) -> None:
     add(study, "complete")
     script = ["pruned", "broken disk", "complete", "never"]
-    assert run_trials(study, ScriptedObjective(script), n_trials=3, ask=study.ask) == ""
+    assert run_trials(study, ScriptedObjective(script), crew, n_trials=3, ask=asking(study)) == ""
     assert count_finished(study) == 3
     assert script == ["never"]
 
 
-def test_no_trial_is_asked_for_when_enough_are_finished(study: optuna.Study) -> None:
+def test_no_trial_is_asked_for_when_enough_are_finished(study: optuna.Study, crew: Crew) -> None:
     add(study, "complete", "pruned")
 
-    def ask() -> optuna.Trial:
+    def ask(beside_others: bool) -> optuna.Trial:
         raise AssertionError("asked")
 
-    assert run_trials(study, ScriptedObjective([]), n_trials=2, ask=ask) == ""
+    assert run_trials(study, ScriptedObjective([]), crew, n_trials=2, ask=ask) == ""
 
 
-def test_a_trial_left_running_is_finished_before_another_is_asked_for(study: optuna.Study) -> None:
+def test_a_trial_left_running_is_finished_before_another_is_asked_for(study: optuna.Study, crew: Crew) -> None:
     add(study, "complete")
     left = study.ask()
-    assert run_trials(study, ScriptedObjective(["complete", "complete"]), n_trials=3, ask=study.ask) == ""
+    assert run_trials(study, ScriptedObjective(["complete", "complete"]), crew, n_trials=3, ask=asking(study)) == ""
     assert left.number == 1
     assert numbers(study, TrialState.COMPLETE) == [0, 1, 2]
-    assert take_over(study, ()) is None
 
 
-def test_a_stopped_search_leaves_its_trial_to_be_continued(study: optuna.Study) -> None:
-    assert run_trials(study, ScriptedObjective(["complete", "stop"]), n_trials=3, ask=study.ask) == "it was asked to"
+def test_a_stopped_search_leaves_its_trial_to_be_continued(study: optuna.Study, crew: Crew) -> None:
+    assert (
+        run_trials(study, ScriptedObjective(["complete", "stop"]), crew, n_trials=3, ask=asking(study))
+        == "it was asked to"
+    )
     assert numbers(study, TrialState.RUNNING) == [1]
-    run_trials(study, ScriptedObjective(["complete", "complete"]), n_trials=3, ask=study.ask)
+    run_trials(study, ScriptedObjective(["complete", "complete"]), crew, n_trials=3, ask=asking(study))
     assert numbers(study, TrialState.COMPLETE) == [0, 1, 2]
 
 
-def test_three_failures_alike_in_a_row_stop_the_search(study: optuna.Study) -> None:
+def test_three_failures_alike_in_a_row_stop_the_search(study: optuna.Study, crew: Crew) -> None:
     script = ["broken disk"] * 5
     with pytest.raises(SearchFailedError, match=r"3 trials in a row failed alike \(broken disk\)"):
-        run_trials(study, ScriptedObjective(script), n_trials=50, ask=study.ask)
+        run_trials(study, ScriptedObjective(script), crew, n_trials=50, ask=asking(study))
     assert len(script) == 2
 
 
-def test_failures_that_differ_or_are_apart_do_not_stop_it(study: optuna.Study) -> None:
+def test_failures_that_differ_or_are_apart_do_not_stop_it(study: optuna.Study, crew: Crew) -> None:
     add(study, "a", "a", "b", "complete", "a", "a")
     assert explain_failures(study.trials, 50) == ""
 
 
-def test_more_failures_than_a_fifth_stop_the_search(study: optuna.Study) -> None:
+def test_more_failures_than_a_fifth_stop_the_search(study: optuna.Study, crew: Crew) -> None:
     add(study, "a", "complete", "b")
     assert explain_failures(study.trials, 10) == ""
     add(study, "complete", "c")
     assert explain_failures(study.trials, 10) == "3 of 5 trials failed, the last one with c"
 
 
-def test_a_trial_that_succeeds_never_stops_the_search(study: optuna.Study) -> None:
+def test_a_trial_that_succeeds_never_stops_the_search(study: optuna.Study, crew: Crew) -> None:
     add(study, "a", "b", "c", "complete")
     assert explain_failures(study.trials, 10) == ""
 
 
-def test_failures_of_an_earlier_run_do_not_count_once_their_cause_is_mended(study: optuna.Study) -> None:
+def test_failures_of_an_earlier_run_do_not_count_once_their_cause_is_mended(study: optuna.Study, crew: Crew) -> None:
     add(study, "broken disk", "broken disk", "broken disk")
     script = ["complete", "broken disk", "complete"]
-    assert run_trials(study, ScriptedObjective(script), n_trials=2, ask=study.ask) == ""
+    assert run_trials(study, ScriptedObjective(script), crew, n_trials=2, ask=asking(study)) == ""
     assert count_finished(study) == 2
 
 
-def test_five_impossible_trials_in_a_row_stop_the_search(study: optuna.Study) -> None:
+def test_five_impossible_trials_in_a_row_stop_the_search(study: optuna.Study, crew: Crew) -> None:
     script = ["complete", *["impossible"] * 9]
     with pytest.raises(SearchFailedError, match=r"5 trials in a row were impossible \(out of memory\)"):
-        run_trials(study, ScriptedObjective(script), n_trials=50, ask=study.ask)
+        run_trials(study, ScriptedObjective(script), crew, n_trials=50, ask=asking(study))
     assert len(script) == 4
 
 
-def test_a_trial_whose_process_died_while_asking_is_not_run_with_half_its_parameters(study: optuna.Study) -> None:
+def test_a_trial_whose_process_died_while_asking_is_not_run_with_half_its_parameters(
+    study: optuna.Study, crew: Crew
+) -> None:
     half = study.ask({"lr": optuna.distributions.FloatDistribution(0, 1)})
-    assert take_over(study, ("lr", "drop_rate")) is None
+    with crew.leases.lock():
+        turn = next_turn(study, crew, n_trials=9, names=("lr", "drop_rate"), ask=asking(study))
+    assert turn is not None
+    assert turn[0].number == half.number + 1
     assert study.trials[half.number].state == TrialState.FAIL
     assert study.trials[half.number].user_attrs["reason"] == "its process died while it asked for parameters"
 
 
-def test_asking_goes_through_the_callers_function(study: optuna.Study) -> None:
-    asked = []
+class Others:
+    """Further workers of a study, each with its own eyes on it."""
 
-    def ask() -> optuna.Trial:
-        asked.append(1)
+    def __init__(self, folder: StudyFolder, study: optuna.Study) -> None:
+        self.folder, self.name = folder, study.study_name
+
+    def open(self) -> tuple[optuna.Study, Crew]:
+        study = open_study(open_storage(StudiesFolder(self.folder.root.parent)), self.name)
+        return study, Crew(FileLeases(self.folder), device="cpu")
+
+
+@pytest.fixture
+def others(tmp_path: Path, study: optuna.Study) -> Others:
+    return Others(StudiesFolder(tmp_path).study("tiny"), study)
+
+
+def turn_of(study: optuna.Study, crew: Crew, *, n_trials: int) -> tuple[optuna.Trial, Hold] | None:
+    with crew.leases.lock():
+        return next_turn(study, crew, n_trials=n_trials, names=(), ask=asking(study))
+
+
+def test_trials_of_live_workers_count_until_they_fail(study: optuna.Study, crew: Crew, others: Others) -> None:
+    theirs, their_crew = others.open()
+    with their_crew:
+        turn = turn_of(theirs, their_crew, n_trials=1)
+        assert turn is not None
+        assert turn_of(study, crew, n_trials=1) is None
+        theirs.tell(turn[0], state=TrialState.FAIL)
+        mine = turn_of(study, crew, n_trials=1)
+    assert mine is not None
+    assert mine[0].number == 1
+
+
+def test_the_sampler_is_told_whether_others_are_at_work(study: optuna.Study, crew: Crew, others: Others) -> None:
+    told = []
+
+    def ask(beside_others: bool) -> optuna.Trial:
+        told.append(beside_others)
         return study.ask()
 
-    asking: Callable[[], optuna.Trial] = ask
-    run_trials(study, ScriptedObjective(["complete"] * 2), n_trials=2, ask=asking)
-    assert len(asked) == 2
+    theirs, their_crew = others.open()
+    with their_crew:
+        for others_run in (False, True):
+            if others_run:
+                turn_of(theirs, their_crew, n_trials=9)
+            with crew.leases.lock():
+                next_turn(study, crew, n_trials=9, names=(), ask=ask)
+    assert told == [False, True]
+
+
+def test_a_worker_that_has_left_loses_its_trial_at_once(study: optuna.Study, crew: Crew, others: Others) -> None:
+    theirs, their_crew = others.open()
+    with their_crew:
+        left = turn_of(theirs, their_crew, n_trials=9)
+    taken = turn_of(study, crew, n_trials=9)
+    assert left is not None
+    assert taken is not None
+    assert taken[0].number == left[0].number
+    assert (taken[1].generation, taken[1].deaths) == (2, 1)
+    with pytest.raises(FencedError, match="trial 0 was taken over while this worker stood still"), left[1].acting():
+        raise AssertionError("two owners")
+
+
+def test_a_fenced_worker_goes_on_with_another_trial(
+    study: optuna.Study, crew: Crew, others: Others, caplog: pytest.LogCaptureFixture
+) -> None:
+    class StolenFrom(ScriptedObjective):
+        """Loses its first trial to another worker, which ends it."""
+
+        def run(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
+            if trial.number == 0:
+                with their_crew.leases.lock():
+                    their_crew.take(0)
+                    study.tell(trial, 0.25)
+                with hold.acting():
+                    raise AssertionError("two owners")
+            super().run(study, trial, hold)
+
+    _, their_crew = others.open()
+    with their_crew:
+        assert run_trials(study, StolenFrom(["complete"]), crew, n_trials=2, ask=asking(study)) == ""
+    assert "it goes on elsewhere, and this worker with another" in caplog.text
+    assert [trial.value for trial in study.trials] == [0.25, 0.5]
+
+
+def test_a_trial_that_kills_its_processes_ends_as_impossible(
+    study: optuna.Study, objective: Objective, crew: Crew
+) -> None:
+    trial = study.ask({"lr": optuna.distributions.FloatDistribution(1e-3, 1e-3)})
+    with crew.leases.lock():
+        for _ in range(MAX_DEATHS + 1):  # each of them by an owner that never gave it back
+            hold = crew.take(trial.number)
+    run_turn(study, objective, trial, hold)
+    [ended] = study.trials
+    assert (ended.state, ended.constraints) == (TrialState.PRUNED, {INFEASIBLE: 1.0})
+    assert ended.user_attrs["reason"] == "5 processes in a row died while they ran it"
+
+
+def test_deaths_with_an_epoch_between_them_are_no_reason_to_give_up(crew: Crew, study: optuna.Study) -> None:
+    trial = study.ask()
+    with crew.leases.lock():
+        assert [crew.take(trial.number, epochs=epochs).deaths for epochs in (0, 0, 0, 1, 1)] == [0, 1, 2, 0, 1]
+        crew.take(trial.number, epochs=1).give_back()
+        assert crew.take(trial.number, epochs=1).deaths == 0
+
+
+def test_eight_workers_that_race_for_the_last_trial_finish_exactly_as_many_as_asked_for(
+    study: optuna.Study, others: Others
+) -> None:
+    def work() -> None:
+        theirs, their_crew = others.open()
+        with their_crew:
+            script = ["complete"] * 20
+            assert run_trials(theirs, ScriptedObjective(script), their_crew, n_trials=20, ask=asking(theirs)) == ""
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(work) for _ in range(8)]:
+            future.result()
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 20

@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 from core.errors import InputError
 from core.trainer import Trainer
-from search.loop import take_over
+from search.crew import Crew
 from search.objective import Objective, StoppedError
-from tests.search.conftest import RecordingWatcher
+from tests.search.conftest import RecordingWatcher, go_on, run_trial
 
 
 def ask(study: optuna.Study, lr: float = 1e-3) -> optuna.Trial:
@@ -30,8 +30,10 @@ class PruneFrom(optuna.pruners.BasePruner):
         return trial.last_step >= self.epoch
 
 
-def test_a_complete_trial_is_judged_by_its_best_epoch_and_kept_whole(study: optuna.Study, objective: Objective) -> None:
-    objective.run(study, ask(study))
+def test_a_complete_trial_is_judged_by_its_best_epoch_and_kept_whole(
+    study: optuna.Study, objective: Objective, crew: Crew
+) -> None:
+    run_trial(objective, study, crew, ask(study))
     [trial], [record] = study.trials, objective.folder.read_trials()
     history = record.history()
     assert trial.state == TrialState.COMPLETE
@@ -42,27 +44,27 @@ def test_a_complete_trial_is_judged_by_its_best_epoch_and_kept_whole(study: optu
     assert record.val_probs().shape == (24, 2)
 
 
-def test_a_pruned_trial_is_kept_without_weights(study: optuna.Study, objective: Objective) -> None:
+def test_a_pruned_trial_is_kept_without_weights(study: optuna.Study, objective: Objective, crew: Crew) -> None:
     study.pruner = PruneFrom(0)
-    objective.run(study, ask(study))
+    run_trial(objective, study, crew, ask(study))
     [record] = objective.folder.read_trials()
     assert study.trials[0].state == TrialState.PRUNED
     assert (record.state, record.has_model, len(record.history())) == ("pruned", False, 1)
 
 
 def test_a_trial_that_reached_its_last_epoch_is_complete_whatever_the_pruner_says(
-    study: optuna.Study, objective: Objective
+    study: optuna.Study, objective: Objective, crew: Crew
 ) -> None:
     study.pruner = PruneFrom(1)
-    objective.run(study, ask(study))
+    run_trial(objective, study, crew, ask(study))
     assert study.trials[0].state == TrialState.COMPLETE
 
 
 def test_a_loss_that_is_not_finite_teaches_the_sampler(
-    study: optuna.Study, objective: Objective, watcher: RecordingWatcher
+    study: optuna.Study, objective: Objective, crew: Crew, watcher: RecordingWatcher
 ) -> None:
     wild = dataclasses.replace(objective, fixed=objective.fixed | {"optimizer": "sgd"})
-    wild.run(study, ask(study, lr=1e30))
+    run_trial(wild, study, crew, ask(study, lr=1e30))
     [trial] = study.trials
     assert trial.state == TrialState.PRUNED
     assert trial.constraints == {"infeasible": 1.0}
@@ -91,18 +93,20 @@ class FailingTrainer(Trainer):
     ],
 )
 def test_running_out_of_memory_teaches_the_sampler(
-    study: optuna.Study, objective: Objective, error: BaseException
+    study: optuna.Study, objective: Objective, crew: Crew, error: BaseException
 ) -> None:
     failing = dataclasses.replace(objective, trainer=FailingTrainer(objective.trainer, error))
-    failing.run(study, ask(study))
+    run_trial(failing, study, crew, ask(study))
     [trial] = study.trials
     assert (trial.state, trial.constraints) == (TrialState.PRUNED, {"infeasible": 1.0})
     assert trial.user_attrs["reason"] == f"out of memory: {error}"
 
 
-def test_a_failure_is_stored_with_type_text_and_traceback(study: optuna.Study, objective: Objective) -> None:
+def test_a_failure_is_stored_with_type_text_and_traceback(
+    study: optuna.Study, objective: Objective, crew: Crew
+) -> None:
     failing = dataclasses.replace(objective, trainer=FailingTrainer(objective.trainer, RuntimeError("disk on fire")))
-    failing.run(study, ask(study))
+    run_trial(failing, study, crew, ask(study))
     [trial] = study.trials
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs["reason"] == "RuntimeError: disk on fire"
@@ -111,32 +115,32 @@ def test_a_failure_is_stored_with_type_text_and_traceback(study: optuna.Study, o
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), InputError("an image is gone")])
 def test_what_the_user_can_mend_breaks_the_trial_off_and_loses_nothing(
-    study: optuna.Study, objective: Objective, error: Exception
+    study: optuna.Study, objective: Objective, crew: Crew, error: Exception
 ) -> None:
-    checkpoint = objective.folder.checkpoint_file(0)
-    checkpoint.parent.mkdir(parents=True)
+    checkpoint = objective.folder.checkpoint_file(0, 1)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text("earlier epochs")
     failing = dataclasses.replace(objective, trainer=FailingTrainer(objective.trainer, error))
     with pytest.raises(type(error), match=r"No space left|an image is gone"):
-        failing.run(study, ask(study))
+        run_trial(failing, study, crew, ask(study))
     assert study.trials[0].state == TrialState.RUNNING
     assert checkpoint.read_text() == "earlier epochs"
 
 
 def test_a_damaged_checkpoint_costs_its_trial_only_the_epochs_in_it(
-    study: optuna.Study, objective: Objective, watcher: RecordingWatcher
+    study: optuna.Study, objective: Objective, crew: Crew, watcher: RecordingWatcher
 ) -> None:
-    checkpoint = objective.folder.checkpoint_file(0)
-    checkpoint.parent.mkdir(parents=True)
+    checkpoint = objective.folder.checkpoint_file(0, 1)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text("no tensors")
-    objective.run(study, ask(study))
+    run_trial(objective, study, crew, ask(study))
     assert study.trials[0].state == TrialState.COMPLETE
     assert watcher.epochs == [(0, 0), (0, 1)]
 
 
-def test_only_the_best_keep_their_weights(study: optuna.Study, objective: Objective) -> None:
+def test_only_the_best_keep_their_weights(study: optuna.Study, objective: Objective, crew: Crew) -> None:
     for lr in (1e-5, 1e-3, 3e-3):
-        objective.run(study, ask(study, lr))
+        run_trial(objective, study, crew, ask(study, lr))
     records = objective.folder.read_trials()
     kept = {record.number for record in records if record.has_model}
     best = sorted(records, key=lambda record: (-record.recall, record.number))[:2]
@@ -144,7 +148,7 @@ def test_only_the_best_keep_their_weights(study: optuna.Study, objective: Object
 
 
 def test_a_stopped_trial_continues_under_its_number_with_the_same_history(
-    study: optuna.Study, objective: Objective, watcher: RecordingWatcher
+    study: optuna.Study, objective: Objective, crew: Crew, watcher: RecordingWatcher
 ) -> None:
     def stop_in_second_epoch() -> None:
         if (0, 0) in watcher.epochs:
@@ -152,28 +156,27 @@ def test_a_stopped_trial_continues_under_its_number_with_the_same_history(
 
     watcher.on_step = stop_in_second_epoch
     with pytest.raises(StoppedError, match="it was asked to"):
-        objective.run(study, ask(study))
+        run_trial(objective, study, crew, ask(study))
     assert study.trials[0].state == TrialState.RUNNING
     watcher.on_step = lambda: None
-    again = take_over(study, objective.names)
-    assert again is not None
-    objective.run(study, again)
+    go_on(objective, study, crew)
     assert watcher.epochs == [(0, 0), (0, 1)]
     [record] = objective.folder.read_trials()
     assert record.number == 0
-    assert not objective.folder.checkpoint_file(0).exists()
+    assert not list(objective.folder.running.glob("*.safetensors"))
     assert len(record.history()) == 2
 
 
 def test_a_trial_that_was_kept_but_never_told_is_told_without_training(
-    study: optuna.Study, objective: Objective, watcher: RecordingWatcher
+    study: optuna.Study, objective: Objective, crew: Crew, watcher: RecordingWatcher
 ) -> None:
     trial = ask(study)
-    record = objective._keep(trial, objective._train(study, trial))
+    with crew.leases.lock():
+        hold = crew.take(trial.number)
+    record = objective._keep(trial, hold, objective._train(study, trial, hold))
+    hold.give_back()
     watcher.epochs.clear()
-    again = take_over(study, objective.names)
-    assert again is not None
-    objective.run(study, again)
+    go_on(objective, study, crew)
     assert watcher.epochs == []
     assert study.trials[0].value == record.recall
     assert len(get_all_artifact_meta(study.trials[0], storage=study._storage)) == 2

@@ -14,8 +14,10 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
+from search.crew import Crew
 from search.objective import Objective
 from search.pictures import Pictures
+from tests.search.conftest import run_trial
 from tests.search.test_objective import ask
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -27,9 +29,9 @@ def beside(objective: Objective, tmp_path: Path) -> Pictures:
 
 
 def test_the_dashboard_gets_curves_and_confusion_matrix(
-    study: optuna.Study, objective: Objective, tmp_path: Path
+    study: optuna.Study, objective: Objective, crew: Crew, tmp_path: Path
 ) -> None:
-    objective.run(study, ask(study))
+    run_trial(objective, study, crew, ask(study))
     metas = get_all_artifact_meta(study.trials[0], storage=study._storage)
     assert sorted(meta.filename for meta in metas) == ["confusion.png", "curves.png"]
     for meta in metas:
@@ -37,9 +39,9 @@ def test_the_dashboard_gets_curves_and_confusion_matrix(
 
 
 def test_pictures_that_a_process_owed_are_drawn_by_the_next(
-    study: optuna.Study, objective: Objective, tmp_path: Path
+    study: optuna.Study, objective: Objective, crew: Crew, tmp_path: Path
 ) -> None:
-    objective.run(study, ask(study))
+    run_trial(objective, study, crew, ask(study))
     owed = sorted((tmp_path / "artifacts").iterdir())
     for file in owed:
         file.unlink()
@@ -49,10 +51,10 @@ def test_pictures_that_a_process_owed_are_drawn_by_the_next(
 
 
 def test_a_process_of_its_own_draws_beside_the_search(
-    study: optuna.Study, objective: Objective, tmp_path: Path
+    study: optuna.Study, objective: Objective, crew: Crew, tmp_path: Path
 ) -> None:
     with beside(objective, tmp_path) as pictures:
-        dataclasses.replace(objective, pictures=pictures).run(study, ask(study))
+        run_trial(dataclasses.replace(objective, pictures=pictures), study, crew, ask(study))
     assert sum(file.read_bytes().startswith(PNG) for file in (tmp_path / "artifacts").iterdir()) == 2
 
 
@@ -87,7 +89,7 @@ def test_a_process_that_hangs_is_not_waited_for(
     monkeypatch.setattr("search.pictures._PATIENCE_S", 3.0)
     pictures = Pictures(tmp_path / "artifacts", np.zeros(1, dtype=int), ("a", "b"))
     assert pictures._pool is not None
-    pictures._owed.append(pictures._pool.submit(time.sleep, 600))
+    pictures._pending.append(pictures._pool.submit(time.sleep, 600))
     start = time.monotonic()
     pictures.close()
     assert time.monotonic() - start < 30
@@ -95,11 +97,11 @@ def test_a_process_that_hangs_is_not_waited_for(
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_trial(
-    study: optuna.Study, objective: Objective, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    study: optuna.Study, objective: Objective, crew: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with beside(objective, tmp_path) as pictures:
         (tmp_path / "artifacts").rmdir()
         (tmp_path / "artifacts").touch()
-        dataclasses.replace(objective, pictures=pictures).run(study, ask(study))
+        run_trial(dataclasses.replace(objective, pictures=pictures), study, crew, ask(study))
     assert study.trials[0].state == TrialState.COMPLETE
     assert "a picture could not be drawn" in caplog.text

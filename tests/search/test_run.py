@@ -284,7 +284,7 @@ def test_a_stopped_trial_continues_under_the_pruner_that_was_asked_for(
     monkeypatch.setattr(optuna.Trial, "should_prune", should_prune)
     monkeypatch.setattr("search.setup.CHECKPOINT_SHARE", math.inf)  # or epochs this short would not be worth one
     command = [*SMALL, "--data", images, "--studies", tmp_path, "--trials", 1, "--epochs", 5, "--pruner", pruner]
-    monkeypatch.setattr("search.console.stop_asked", StopAfter(6))  # an epoch has two steps of 32 images
+    monkeypatch.setattr("search.watching.stop_asked", StopAfter(6))  # an epoch has two steps of 32 images
     assert search(*command) == 0
     assert "The search stopped because it was asked to." in capsys.readouterr().out
     judges.clear()
@@ -314,4 +314,4 @@ def test_a_search_survives_signals(images: Path, tmp_path: Path, number: signal.
     assert search(*command[3:], "--timeout", 3) == 0
     history = json.loads((folder / "summary.json").read_text())
     assert history["trials"] == {"complete": 0, "pruned": 0, "failed": 0}
-    assert list(folder.glob("running/trial-0000.safetensors"))
+    assert list(folder.glob("running/trial-0000.*.safetensors"))

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 
 from core.artifacts import StudiesFolder
 from core.errors import InputError
-from search.storage import mend_tail, only_runner, open_storage, open_study
+from search.storage import mend_tail, open_storage, open_study
 
 
 @given(
@@ -50,30 +48,3 @@ def test_studies_cannot_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="`--studies` must be a folder that can be written to"):
         open_storage(StudiesFolder(tmp_path / "file"))
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from core.artifacts import StudiesFolder
-from search.storage import only_runner
-with only_runner(StudiesFolder(Path(sys.argv[1])).study("mobilenet")):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_study_has_one_runner_and_is_free_once_that_is_killed(tmp_path: Path) -> None:
-    folder = StudiesFolder(tmp_path).study("mobilenet")
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="mobilenet is being run by another"), only_runner(folder):
-            raise AssertionError("held twice")
-        other.kill()
-        other.wait()
-    with only_runner(folder):
-        pass

@@ -1,0 +1,225 @@
+"""One worker among those of a study: what it holds, and whom it takes for dead."""
+
+import dataclasses
+import logging
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self
+
+import filelock
+
+from search.leases import GRACE_S, Lease, Leases, Worker, this_machine, utc
+
+_BEATS_IN_GRACE = 12
+_LOOK_S = 0.5  # between two looks whether the parent is still there
+
+_log = logging.getLogger(__name__)
+
+
+class FencedError(Exception):
+    """A trial has another owner by now, because this one gave no sign of life for too long."""
+
+
+class Crew:
+    """This process's part in a study. Within it the worker is noted, and a thread shows that it is alive.
+
+    Args:
+        leases: Of the study.
+        device: What this worker computes with, in words.
+        parent: The worker that started this one, and that it ends with; empty for none.
+        grace_s: A worker is dead if this one has seen its counter unchanged for so many seconds of its own time.
+    """
+
+    def __init__(self, leases: Leases, *, device: str, parent: str = "", grace_s: float = GRACE_S) -> None:
+        self.leases, self.grace_s = leases, grace_s
+        self.me = Worker(
+            id=uuid.uuid4().hex[:16],
+            host=platform.node(),
+            pid=os.getpid(),
+            machine=this_machine(),
+            device=device,
+            since=utc(),
+            parent=parent,
+        )
+        self._census = Census(leases, tick_s=grace_s / _BEATS_IN_GRACE)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="alive", daemon=True)
+        self._looked_s = 0.0
+
+    def __enter__(self) -> Self:
+        self.leases.enlist(self.me)
+        self._sweep()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Strikes this worker off, which ends those that it has started."""
+        if not self._over.is_set():
+            self._over.set()
+            self._thread.join()
+            self.leases.leave(self.me)
+
+    def is_alone(self) -> bool:
+        """Whether no other worker of this study can be alive."""
+        others = (worker for worker in self.leases.read_workers().values() if worker.id != self.me.id)
+        return all(self.leases.is_gone(worker) for worker in others)
+
+    def _sweep(self) -> None:
+        """Strikes off the workers whose processes have ended; their leases speak for themselves."""
+        for worker in self.leases.read_workers().values():
+            if worker.id != self.me.id and self.leases.is_gone(worker):
+                self.leases.leave(worker)
+
+    def _live(self) -> None:
+        """Raises this worker's counter and watches those of the others, in a thread of its own."""
+        counter, failed = 0, False
+        while not self._over.wait(self.grace_s / _BEATS_IN_GRACE):
+            counter += 1
+            try:
+                self.leases.beat(dataclasses.replace(self.me, counter=counter))
+                self._census.look()
+                failed = False
+            except (OSError, filelock.Timeout) as error:
+                if not failed:
+                    _log.warning("this worker can't show that it is alive: %s", error)
+                failed = True
+
+    def is_dead(self, worker: str) -> bool:
+        """Whether a worker will not go on: it has left, its process has ended, or it has been silent for the grace."""
+        entry = self.leases.read_workers().get(worker)
+        if entry is None:
+            return worker != self.me.id
+        return self.leases.is_gone(entry) or self._census.silent_s(worker) >= self.grace_s
+
+    def is_abandoned(self) -> bool:
+        """Whether the parent, if there is one, has ended. Looks at most twice a second."""
+        now = time.monotonic()
+        if not self.me.parent or now - self._looked_s < _LOOK_S:
+            return False
+        self._looked_s = now
+        return self.is_dead(self.me.parent)
+
+    def is_free(self, number: int) -> bool:
+        """Whether nobody runs a trial that is not over: it was given back, or its owner is dead. Under the lock."""
+        lease = self.leases.read(number)
+        return lease is None or not lease.worker or self.is_dead(lease.worker)
+
+    def take(self, number: int, *, epochs: int = 0) -> "Hold":
+        """Makes this worker the owner of a trial that nobody runs. Under the lock.
+
+        Args:
+            number: Of the trial.
+            epochs: That have been reported of it.
+        """
+        before = self.leases.read(number)
+        lease = Lease(
+            generation=1 if before is None else before.generation + 1,
+            worker=self.me.id,
+            since=utc(),
+            epochs=epochs,
+            deaths=0 if before is None else before.deaths + 1 if before.worker and before.epochs == epochs else 0,
+        )
+        self.leases.write(number, lease)
+        return Hold(self, number, lease)
+
+
+class Hold:
+    """A trial that this worker runs, as long as nobody has taken it over.
+
+    Args:
+        crew: The worker.
+        number: The trial's.
+        lease: As it was written down.
+    """
+
+    def __init__(self, crew: Crew, number: int, lease: Lease) -> None:
+        self._crew, self.number, self._lease = crew, number, lease
+
+    @property
+    def generation(self) -> int:
+        """How many owners the trial has had, this one included."""
+        return self._lease.generation
+
+    @property
+    def worker(self) -> str:
+        """This worker, for people."""
+        return self._crew.me.name
+
+    @property
+    def deaths(self) -> int:
+        """Owners in a row, before this one, that were lost without an epoch to show for it."""
+        return self._lease.deaths
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """The study's lock, for an owner that still is one.
+
+        Raises:
+            FencedError: It no longer is.
+        """
+        with self._crew.leases.lock():
+            self.check()
+            yield
+
+    def check(self) -> None:
+        """Looks, under the lock, whether the trial is still this worker's.
+
+        Raises:
+            FencedError: It is not.
+        """
+        lease = self._crew.leases.read(self.number)
+        mine = (self._lease.generation, self._lease.worker)
+        if lease is None or (lease.generation, lease.worker) != mine or not self._crew.leases.holds_lock():
+            raise FencedError(f"trial {self.number} was taken over while this worker stood still")
+
+    def end(self) -> None:
+        """Forgets the lease of a trial that is over. Within `acting`."""
+        self._crew.leases.remove(self.number)
+
+    def give_back(self) -> None:
+        """Lets others go on with the trial at once; nothing if it is over or another's already."""
+        with suppress(FencedError), self.acting():
+            self._crew.leases.write(self.number, dataclasses.replace(self._lease, worker=""))
+
+
+class Census:
+    """How long each worker of a study has been silent, by this process's own clock.
+
+    Time in which this process did not look, as it was stopped itself, doesn't count.
+
+    Args:
+        leases: Of the study.
+        tick_s: Seconds between two looks.
+    """
+
+    def __init__(self, leases: Leases, *, tick_s: float) -> None:
+        self._leases, self._most_s = leases, 2 * tick_s
+        self._seen: dict[str, tuple[int, float]] = {}  # counter, and seconds for which it has been seen unchanged
+        self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Reads all counters."""
+        workers = self._leases.read_workers().values()
+        now = time.monotonic()
+        passed_s, self._looked = min(now - self._looked, self._most_s), now
+        before = self._seen
+        self._seen = {worker.id: self._judge(worker, before, passed_s) for worker in workers}
+
+    def _judge(self, worker: Worker, before: dict[str, tuple[int, float]], passed_s: float) -> tuple[int, float]:
+        counter, silent_s = before.get(worker.id, (-1, 0.0))
+        return worker.counter, silent_s + passed_s if worker.counter == counter else 0.0
+
+    def silent_s(self, worker: str) -> float:
+        """For how long a worker's counter has been seen unchanged."""
+        return self._seen.get(worker, (0, 0.0))[1]

@@ -1,0 +1,116 @@
+"""One worker's part of a search: it opens what trials need, and runs trials until the study holds enough of them."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.trial import TrialState
+
+from core.trainer import Trainer
+from search.crew import Crew
+from search.identity import lesion_names, start_or_continue
+from search.loop import run_trials
+from search.objective import Objective, Watcher
+from search.pictures import Pictures
+from search.samplers import build_pruner, build_sampler
+from search.setup import Setup
+from search.storage import open_study
+
+_log = logging.getLogger(__name__)
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What a study is to be brought to.
+
+    Attributes:
+        n_trials: Finished trials that it is to hold.
+        keep: Best trials whose weights stay.
+        proposals: Parameters that are tried before the sampler is asked.
+    """
+
+    n_trials: int
+    keep: int
+    proposals: tuple[Params, ...] = ()
+
+
+def begin(setup: Setup, storage: JournalStorage) -> optuna.Study:
+    """Opens a study in Optuna, and starts it or checks that it is the same as before.
+
+    Raises:
+        InputError: The study was started with something else, or its folder and Optuna's journal disagree.
+    """
+    with setup.leases().lock():
+        study = open_study(storage, setup.folder.name)
+        start_or_continue(setup, study)
+        for half in setup.folder.set_aside_halves():
+            _log.warning("a trial's folder lacked its complete.json, so it is not whole and lies in %s now", half)
+    return study
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """Runs trials of one study in this process.
+
+    Attributes:
+        setup: What the study is.
+        study: The same in Optuna.
+        crew: This worker, among the others.
+        goal: When it is over.
+        watcher: Is told how trials come along.
+        pictures: Draws them for the dashboard.
+    """
+
+    setup: Setup
+    study: optuna.Study
+    crew: Crew
+    goal: Goal
+    watcher: Watcher
+    pictures: Pictures
+
+    def run(self, trainer: Trainer) -> str:
+        """Runs trials until there are enough; returns why it stopped before that, if it did.
+
+        Raises:
+            SearchFailedError: Too many trials fail.
+        """
+        settings = self.setup.settings
+        self.study.pruner = build_pruner(settings.pruner, epochs=settings.epochs)
+        objective = self.objective(trainer)
+        return run_trials(self.study, objective, self.crew, n_trials=self.goal.n_trials, ask=self.ask)
+
+    def ask(self, beside_others: bool) -> optuna.Trial:
+        """A new trial with all its parameters: a proposed one, else at first the one that is known to be good."""
+        number = len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = build_sampler(
+            self.setup.settings.sampler, seed=self.setup.sampler_seed(number), beside_others=beside_others
+        )
+        if proposals := without_known(self.goal.proposals, self.study):
+            self.study.enqueue_trial(proposals[0])
+        elif number == 0:
+            self.study.enqueue_trial(self.setup.space.known_good)
+        return self.study.ask(fixed_distributions=self.setup.space.distributions)
+
+    def objective(self, trainer: Trainer) -> Objective:
+        """What runs a trial."""
+        lesions = lesion_names(self.setup.manifest)
+        return Objective(
+            folder=self.setup.folder,
+            pictures=self.pictures,
+            trainer=trainer,
+            names=tuple(self.setup.space.distributions),
+            groups=tuple(lesions[row] for row in self.setup.split.val),
+            fixed=self.setup.fixed,
+            keep=self.goal.keep,
+            watcher=self.watcher,
+        )
+
+
+def without_known(proposals: tuple[Params, ...], study: optuna.Study) -> list[Params]:
+    """The proposals that no trial of a study has tried or is trying."""
+    known = [trial.params for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    return [params for params in proposals if params not in known]

@@ -1,0 +1,145 @@
+"""Several workers of one search: real processes, killed and stopped."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+import torch
+from optuna.artifacts import get_all_artifact_meta
+from optuna.trial import TrialState
+
+from core.artifacts import StudiesFolder
+from core.budget import Budget
+from search.storage import open_storage
+from search.workers import visible_cards
+
+ROOT = Path(__file__).parents[2]
+NAME = "demo-test_efficientnet"
+
+
+def start(images: Path, studies: Path, *words: object) -> "subprocess.Popen[str]":
+    """A search of small trials in a process of its own."""
+    command = [sys.executable, "-m", "search.run", "--arch", "test_efficientnet", "--weights", "none"]
+    command += ["--device", "cpu", "--image-size", "32", "--patience", "0", "--pruner", "none"]
+    command += ["--data", str(images), "--studies", str(studies), *map(str, words)]
+    # One core as on a machine whose other one is busy: the same number of threads however many workers there are.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, text=True, env=environment, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def trials_of(studies: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(storage=open_storage(StudiesFolder(studies)), study_name=NAME).trials
+
+
+def wait_for(what: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def workers_at_work(studies: Path) -> list[int]:
+    """Process numbers of the workers that a search has started."""
+    entries = [json.loads(file.read_text()) for file in (studies / NAME / "running").glob("worker-*.json")]
+    return [entry["pid"] for entry in entries if entry["parent"]]
+
+
+def is_running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_two_workers_share_a_search_and_give_the_numbers_that_one_gives(images: Path, tmp_path: Path) -> None:
+    alone, tmp_path = tmp_path / "alone", tmp_path / "two"
+    with (
+        start(images, alone, "--epochs", 2, "--trials", 3) as other,
+        start(images, tmp_path, "--workers", 2, "--epochs", 2, "--trials", 5) as process,
+    ):
+        assert other.communicate(timeout=300)
+        output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.COMPLETE] * 5
+    for number in range(5):
+        assert re.search(rf"^trial {number} on \S+:\d+: lr=", output, re.MULTILINE)
+        assert re.search(rf"^trial {number}   2/2   recall 0\.\d{{3}}$", output, re.MULTILINE)
+        assert re.search(rf"^trial {number} complete: validation recall 0\.\d{{3}} \(", output, re.MULTILINE)
+    storage = open_storage(StudiesFolder(tmp_path))
+    metas = [meta for trial in trials_of(tmp_path) for meta in get_all_artifact_meta(trial, storage=storage)]
+    assert len(metas) == 10
+    assert all((tmp_path / "artifacts" / meta.artifact_id).is_file() for meta in metas)
+    assert list((tmp_path / NAME / "running").iterdir()) == []
+    assert len(json.loads((tmp_path / NAME / "summary.json").read_text())["slices"]["lr"]) == 5
+    records = [StudiesFolder(folder).study(NAME).read_trials() for folder in (alone, tmp_path)]
+    for one, another in zip(*records, strict=False):
+        assert one.config == another.config
+        assert [row["val_loss"] for row in one.history()] == [row["val_loss"] for row in another.history()]
+
+
+def test_a_killed_worker_costs_nothing_that_was_finished_and_its_trial_keeps_its_number(
+    images: Path, tmp_path: Path
+) -> None:
+    with start(images, tmp_path, "--workers", 2, "--epochs", 60, "--trials", 3) as process:
+        running = tmp_path / NAME / "running"
+        wait_for(lambda: list(running.glob("trial-*.lease")) and workers_at_work(tmp_path), process)
+        owner = json.loads(next(running.glob("trial-*.lease")).read_text())["worker"]
+        os.kill(json.loads((running / f"worker-{owner}.json").read_text())["pid"], signal.SIGKILL)
+        output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "a worker was killed; its trial goes on from its last checkpoint" in errors
+    assert re.search(r"^trial \d continued on \S+: ", output, re.MULTILINE)
+    assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.COMPLETE] * 3
+    records = StudiesFolder(tmp_path).study(NAME).read_trials()
+    assert [(record.number, len(record.history())) for record in records] == [(0, 60), (1, 60), (2, 60)]
+    assert max(record.generation for record in records) > 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_search(images: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with start(images, tmp_path, "--workers", 2, "--epochs", 4000, "--trials", 2) as process:
+        wait_for(lambda: len(workers_at_work(tmp_path)) == 2, process)
+        workers = workers_at_work(tmp_path)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert process.returncode == 0, errors
+        assert "The search stopped because it was asked to. The same command continues it." in output
+    deadline = time.monotonic() + 30
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_the_same_command_typed_twice_joins_the_search(images: Path, tmp_path: Path) -> None:
+    words = ("--epochs", 30, "--trials", 4)
+    with start(images, tmp_path, *words) as first, start(images, tmp_path, *words) as second:
+        outputs = [process.communicate(timeout=300) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.COMPLETE] * 4
+    ran = [set(re.findall(r"^trial (\d) complete", output, re.MULTILINE)) for output, _ in outputs]
+    assert ran[0] | ran[1] == {"0", "1", "2", "3"}
+    assert not ran[0] & ran[1]
+
+
+def test_workers_share_the_memory_that_was_asked_for() -> None:
+    assert Budget.parse("--memory", "8GB").divided(4).of(10**10) == 2 * 10**9
+    assert Budget.parse("--memory", "40%").divided(4).of(10**10) == 10**9
+
+
+def test_cards_are_shared_as_the_environment_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5f")
+    assert visible_cards(torch.device("cuda")) == ["3", "GPU-5f"]
+    assert visible_cards(torch.device("cuda:1")) == ["GPU-5f"]
+    assert visible_cards(torch.device("cpu")) == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert visible_cards(torch.device("cuda")) == ["0", "1"]
