@@ -43,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--search-size", type=cli.positive_int, metavar="PIXELS", help="of our search in (ii) (default: none)"
     )
+    parser.add_argument(
+        "--search-workers", type=cli.positive_int, default=1, help="`--workers` of our search in (ii) (default: 1)"
+    )
     parser.add_argument("--repeats", type=cli.positive_int, default=1, help="searches of each side (default: 1)")
     parser.add_argument("--workers", type=cli.natural_int, default=2, help="decoding for the plain side (default: 2)")
     add_out_argument(parser, "search")
@@ -63,6 +66,7 @@ def main(args: argparse.Namespace) -> int:
             images=(args.train_images, args.val_images),
             epochs=args.epochs,
             search_size=args.search_size,
+            search_workers=args.search_workers,
             workers=args.workers,
             device=args.device,
             folder=Path(folder),

@@ -26,6 +26,7 @@ class Plan:
         images: Training and validation images to take, random ones; None for all.
         epochs: Of a trial.
         search_size: Pixels that our search is given as `--search-size`; None for none.
+        search_workers: Processes that our search is given as `--workers`.
         workers: Processes that decode for the plain side.
         device: Name of the device.
         folder: Where a side may keep files.
@@ -38,6 +39,7 @@ class Plan:
     images: tuple[int | None, int | None]
     epochs: int
     search_size: int | None
+    search_workers: int
     workers: int
     device: str
     folder: Path

@@ -75,6 +75,7 @@ def our_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:
     command += ["--weights", plan.weights, "--seed", str(seed)]
     command += ["--image-size", str(plan.image_size)] if plan.image_size else []
     command += ["--search-size", str(plan.search_size)] if plan.search_size else []
+    command += ["--workers", str(plan.search_workers)]
     begin = time.time()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     trials = []
@@ -84,7 +85,7 @@ def our_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:
         trials.append(
             {"params": trial.params, "recalls": recalls, "ended_s": trial.datetime_complete.timestamp() - begin}
         )
-    return trials
+    return sorted(trials, key=lambda trial: trial["ended_s"])  # several workers don't end them in order
 
 
 def plain_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:

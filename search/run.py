@@ -87,6 +87,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="processes that run trials, each with its share of cores and memory, or a card of its own (default: 1)",
     )
     parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="where workers run: loky (here), dask, or another that joblib knows (default: loky)",
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="with --backend dask: its scheduler, such as tcp://HOST:8786"
+    )
+    parser.add_argument(
         "--grace",
         type=seconds,
         metavar="SECONDS",
@@ -136,6 +144,15 @@ def read_settings(args: argparse.Namespace) -> "Settings":
             f"`--retrain` must come with --search-size, but got --retrain {args.retrain} alone. Leave it out, or say "
             "at which size to search."
         )
+    if (args.backend == "dask") != bool(args.scheduler):
+        raise InputError(
+            "`--scheduler` must be given with --backend dask and with no other, but got "
+            f"--backend {args.backend or 'loky'} and --scheduler {args.scheduler or 'none'}. Give both, or neither."
+        )
+    if args.backend is not None:
+        from search.workers import refuse_backend
+
+        refuse_backend(args.backend)
     return Settings(
         arch=args.arch,
         data=read_data_arguments(args, args.data),
@@ -155,8 +172,8 @@ def read_settings(args: argparse.Namespace) -> "Settings":
         disk=DISK if args.disk is None else Budget.parse("--disk", args.disk),
         views=args.views or args.epochs,
         workers=args.workers,
-        backend="loky",
-        scheduler="",
+        backend=args.backend or "loky",
+        scheduler=args.scheduler or "",
         grace_s=args.grace,
     )
 

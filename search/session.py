@@ -12,6 +12,7 @@ from core.cli import stopping_cleanly, write
 from core.config import TrainConfig
 from core.device import describe_device, is_out_of_memory
 from core.durations import in_words
+from core.errors import counted
 from core.files import remove_leftovers
 from core.trainer import Trainer
 from search.console import Console
@@ -68,7 +69,7 @@ class Session:
             self.show_end()
             return 0
         try:
-            stopped = self.run_here() if self.setup.settings.workers == 1 else self.run_several()
+            stopped = self.run_here() if self.is_alone else self.run_several()
         except SearchFailedError as error:
             write(
                 f"\nThe search stopped: {error}. Every finished trial is kept; mend the cause and run the same command."
@@ -80,6 +81,12 @@ class Session:
             write(f"\nThe search stopped because {stopped}. The same command continues it.")
         self.show_end()
         return 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process is the only worker, and no cluster is asked for."""
+        settings = self.setup.settings
+        return settings.workers == 1 and settings.backend == "loky"
 
     def run_here(self) -> str:
         """Runs trials in this process; returns why it stopped early, if it did."""
@@ -103,8 +110,9 @@ class Session:
     def run_several(self) -> str:
         """Has other processes run trials, and shows how they come along; returns why they stopped early, if so."""
         settings = self.setup.settings
-        self.show_plan(f"{settings.device}, {settings.workers} workers")
-        with self.crew(f"looks after {settings.workers} workers") as crew, self.pictures() as pictures:
+        workers = counted(settings.workers, "worker")
+        self.show_plan(f"{settings.device}, {workers} through {settings.backend}")
+        with self.crew(f"looks after {workers}") as crew, self.pictures() as pictures:
             with stopping_cleanly():
                 return run_workers(
                     self.setup, self.storage, crew, self.goal, pictures, deadline=self.deadline, best=self.best()

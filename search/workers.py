@@ -1,6 +1,7 @@
 """Several workers of one search: processes of this machine, or of a cluster, through joblib's backends."""
 
 import dataclasses
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import joblib
 import optuna
 import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool
+from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS
 from optuna.storages import JournalStorage
 
 from core.cache import cache_folder
@@ -34,6 +36,7 @@ from search.watching import Watching
 from search.worker import Goal, Work, begin
 
 MAX_CRASHES = 5  # in a row, without an epoch between them
+_ONE_PROCESS = ("sequential", "threading")
 _LOOK_S = 1.0
 _START_TIMEOUT_S = 900.0  # decoding a large set; who waited that long starts beside the others
 
@@ -55,7 +58,7 @@ class Job:
         parent: The worker that started it.
         seconds_left: Until it stops; None for never.
         card: What `CUDA_VISIBLE_DEVICES` says; None leaves it as it is.
-        threads: Of PyTorch on the CPU.
+        threads: Of PyTorch on the CPU; 0 for as many as it takes by itself.
     """
 
     settings: Settings
@@ -131,32 +134,61 @@ def run_workers(
     return onlooker.why or next((outcome.stopped for outcome in outcomes if outcome.stopped), "its workers have left")
 
 
+def refuse_backend(name: str) -> None:
+    """Checks that joblib can run workers in a backend.
+
+    Raises:
+        InputError: It knows none of that name, the backend's package is absent, or its workers would not be processes.
+    """
+    known = sorted({*BACKENDS, *EXTERNAL_BACKENDS} - set(_ONE_PROCESS))
+    if name not in known:
+        raise InputError(
+            f"`--backend` must be one whose workers are processes ({', '.join(known)}), but got --backend={name}. "
+            "Choose one; others can be registered with joblib."
+        )
+    if name == "dask" and importlib.util.find_spec("distributed") is None:
+        raise InputError(
+            "`--backend` dask must have dask's distributed, but it is not installed here. Install it with "
+            "`pip install -e .[cluster]`, on the cluster's machines too."
+        )
+
+
 def _run(settings: Settings, jobs: list[Job]) -> list[Outcome]:
     options: dict[str, Any] = {}
-    if settings.backend == "loky":
+    if jobs[0].threads:
         options["inner_max_num_threads"] = jobs[0].threads
-    with joblib.parallel_config(backend=settings.backend, n_jobs=len(jobs), **options):
+    if settings.scheduler:
+        options["scheduler_host"] = settings.scheduler
+    try:
+        config = joblib.parallel_config(backend=settings.backend, n_jobs=len(jobs), **options)
+    except (OSError, ValueError) as error:  # joblib asks the scheduler at once
+        raise InputError(
+            f"`--scheduler` must be the address of a Dask scheduler that answers, but got --scheduler "
+            f"{settings.scheduler} ({one_line(str(error))}). Start one, or leave --backend out."
+        ) from error
+    with config:
         return list(joblib.Parallel(batch_size=1, pre_dispatch="all")(joblib.delayed(run_job)(job) for job in jobs))
 
 
 def plan_jobs(setup: Setup, goal: Goal, *, parent: str, seconds_left: float | None) -> list[Job]:
-    """One job for each worker, which share cores, memory and cards."""
-    settings = setup.settings
-    cards = visible_cards(settings.device)
-    sharing = -(-settings.workers // max(1, len(cards)))  # workers that share one card, or the machine
-    device = torch.device("cuda:0") if cards else settings.device
-    theirs = dataclasses.replace(
-        settings, data=setup.data, device=device, memory=settings.memory.divided(sharing), study=setup.study_name
-    )
+    """One job for each worker. On this machine they share cores, memory and cards; a cluster shares out its own."""
+    settings = dataclasses.replace(setup.settings, data=setup.data, study=setup.study_name)
+    is_here = settings.backend == "loky"
+    cards = visible_cards(settings.device) if is_here else []
+    if cards:
+        settings = dataclasses.replace(settings, device=torch.device("cuda:0"))
+    if is_here:
+        sharing = -(-settings.workers // max(1, len(cards)))  # workers that share one card, or the machine
+        settings = dataclasses.replace(settings, memory=settings.memory.divided(sharing))
     return [
         Job(
-            settings=theirs,
+            settings=settings,
             small=bool(setup.serves),
             goal=goal,
             parent=parent,
             seconds_left=seconds_left,
             card=cards[index % len(cards)] if cards else None,
-            threads=max(1, available_cores() // settings.workers),
+            threads=max(1, available_cores() // settings.workers) if is_here else 0,
         )
         for index in range(settings.workers)
     ]
@@ -191,11 +223,12 @@ def run_job(job: Job) -> Outcome:
 def _work(job: Job) -> Outcome:
     if job.card is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.card  # before this process has used CUDA
-    # Loky's own way of starting processes is not one that theirs could use in turn.
-    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     if job.settings.backend == "loky":
+        # Its own way of starting processes is not one that theirs could use in turn.
+        multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    torch.set_num_threads(job.threads)
+    if job.threads:
+        torch.set_num_threads(job.threads)
     deadline = None if job.seconds_left is None else time.monotonic() + job.seconds_left
     with logging_to_stderr(logging.WARNING), stopping_cleanly():
         setup = prepare(job.settings)

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -21,6 +22,7 @@ from core.artifacts import StudiesFolder
 from core.budget import Budget
 from search.storage import open_storage
 from search.workers import visible_cards
+from tests.search.test_run import search
 
 ROOT = Path(__file__).parents[2]
 NAME = "demo-test_efficientnet"
@@ -128,6 +130,63 @@ def test_the_same_command_typed_twice_joins_the_search(images: Path, tmp_path: P
     ran = [set(re.findall(r"^trial (\d) complete", output, re.MULTILINE)) for output, _ in outputs]
     assert ran[0] | ran[1] == {"0", "1", "2", "3"}
     assert not ran[0] & ran[1]
+
+
+@contextmanager
+def cluster(folder: Path, *, workers: int) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+    """A Dask cluster of processes; the address of its scheduler, and its workers."""
+    command, address_file = [sys.executable, "-m", "distributed.cli.dask_scheduler"], folder / "scheduler.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = []
+    try:
+        command += ["--port", "0", "--no-dashboard", "--host", "127.0.0.1", "--scheduler-file", str(address_file)]
+        processes.append(subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.DEVNULL))
+        wait_for(address_file.is_file, processes[0])
+        address = json.loads(address_file.read_text())["address"]
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+        for _ in range(workers):
+            processes.append(subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.DEVNULL))
+        yield address, processes[1:]
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait()
+
+
+def test_workers_of_a_dask_cluster_run_a_search_though_one_is_killed(images: Path, tmp_path: Path) -> None:
+    with cluster(tmp_path, workers=2) as (address, _):
+        words = ("--workers", 2, "--backend", "dask", "--scheduler", address, "--epochs", 60, "--trials", 3)
+        with start(images, tmp_path, *words) as process:
+            wait_for(lambda: list((tmp_path / NAME / "running").glob("trial-*.lease")), process)
+            wait_for(lambda: workers_at_work(tmp_path), process)
+            os.kill(workers_at_work(tmp_path)[0], signal.SIGKILL)  # its nanny starts another
+            output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "2 workers through dask" in output
+    assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.COMPLETE] * 3
+    records = StudiesFolder(tmp_path).study(NAME).read_trials()
+    assert [(record.number, len(record.history())) for record in records] == [(0, 60), (1, 60), (2, 60)]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--backend", "threading"), "`--backend` must be one whose workers are processes (dask, loky, multiprocess"),
+        (("--backend", "magic"), "but got --backend=magic"),
+        (("--backend", "dask"), "`--scheduler` must be given with --backend dask and with no other, but got"),
+        (("--scheduler", "tcp://a:1"), "but got --backend loky and --scheduler tcp://a:1"),
+        (("--backend", "dask", "--scheduler", "nowhere"), "must be the address of a Dask scheduler that answers"),
+        (("--workers", "0"), "`--workers` must be a whole number from 1"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], sentence: str
+) -> None:
+    common = ("--arch", "test_efficientnet", "--image-size", 32, "--weights", "none", "--device", "cpu")
+    assert search(*common, "--data", images, "--studies", tmp_path / "studies", "--trials", 1, *words) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("INFO")]
+    assert len(lines) == 1
+    assert sentence in lines[0]
 
 
 def test_workers_share_the_memory_that_was_asked_for() -> None:
