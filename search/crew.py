@@ -32,11 +32,14 @@ class Crew:
     Args:
         leases: Of the study.
         device: What this worker computes with, in words.
+        goal: Finished trials that the study is to hold.
         parent: The worker that started this one, and that it ends with; empty for none.
         grace_s: A worker is dead if this one has seen its counter unchanged for so many seconds of its own time.
     """
 
-    def __init__(self, leases: Leases, *, device: str, parent: str = "", grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self, leases: Leases, *, device: str, goal: int = 0, parent: str = "", grace_s: float = GRACE_S
+    ) -> None:
         self.leases, self.grace_s = leases, grace_s
         self.me = Worker(
             id=uuid.uuid4().hex[:16],
@@ -46,6 +49,7 @@ class Crew:
             device=device,
             since=utc(),
             parent=parent,
+            goal=goal,
         )
         self._census = Census(leases, tick_s=grace_s / _BEATS_IN_GRACE)
         self._over = threading.Event()

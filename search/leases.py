@@ -33,7 +33,7 @@ _LOCK_POLL_S = 0.01
 _LIFE_TIMEOUT_S = 5.0  # somebody may be looking whether it is free
 _LEASE = {"generation": int, "worker": str, "since": str, "epochs": int, "deaths": int}
 _WORKER = {"id": str, "host": str, "pid": int, "machine": str, "device": str, "since": str, "parent": str}
-_WORKER |= {"counter": int}
+_WORKER |= {"goal": int, "counter": int}
 
 _Entry = TypeVar("_Entry", "Worker", "Lease")
 
@@ -64,6 +64,7 @@ class Worker:
         device: What it computes with, in words.
         since: When it came.
         parent: The worker that started it, and that it ends with; empty for none.
+        goal: Finished trials that it works towards.
         counter: Raised as long as it lives.
     """
 
@@ -74,6 +75,7 @@ class Worker:
     device: str
     since: str
     parent: str = ""
+    goal: int = 0
     counter: int = 0
 
     @property

@@ -121,7 +121,8 @@ class Session:
     @contextmanager
     def crew(self, device: str) -> Iterator[Crew]:
         """This process among those that run the study."""
-        with Crew(self.setup.leases(), device=device, grace_s=self.setup.settings.grace_s) as crew:
+        goal, grace_s = self.goal.n_trials, self.setup.settings.grace_s
+        with Crew(self.setup.leases(), device=device, goal=goal, grace_s=grace_s) as crew:
             for folder in (self.setup.folder.root, self.setup.folder.running):
                 remove_leftovers(folder, older_than_s=0 if crew.is_alone() else _LEFTOVER_S)
             yield crew

@@ -88,6 +88,10 @@ def open_storage(studies: StudiesFolder) -> JournalStorage:
     lock = _MendingLock(studies.journal_file)
     lock.acquire()
     lock.release()
+    return _open_journal(studies)
+
+
+def _open_journal(studies: StudiesFolder) -> JournalStorage:
     try:
         return JournalStorage(_Journal(studies.journal_file))
     # Optuna takes every line of JSON for one of its own.
@@ -96,6 +100,20 @@ def open_storage(studies: StudiesFolder) -> JournalStorage:
             f"{studies.journal_file} must be a journal of Optuna, but is damaged ({type(error).__name__}: "
             f"{shorten(str(error))}). Restore it from a copy, or use another folder with --studies."
         ) from error
+
+
+def read_storage(studies: StudiesFolder) -> JournalStorage:
+    """Opens the journal of a studies folder to read what it says now; nothing is written and nobody is waited for.
+
+    Raises:
+        InputError: There is no journal, or it is damaged.
+    """
+    if not studies.journal_file.is_file():
+        raise InputError(
+            f"`studies` must be a folder that search.run wrote to, but {studies.root} has no journal.log. "
+            "Give the one that it wrote to."
+        )
+    return _open_journal(studies)
 
 
 def open_study(storage: JournalStorage, name: str) -> optuna.Study:

@@ -241,6 +241,7 @@ def _work(job: Job) -> Outcome:
             Crew(
                 setup.leases(),
                 device=describe_device(job.settings.device),
+                goal=job.goal.n_trials,
                 parent=job.parent,
                 grace_s=job.settings.grace_s,
             ) as crew,

@@ -1,0 +1,182 @@
+"""Shows how searches stand: python -m search.status studies/."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.cli import Parser, run, write
+
+# optuna takes seconds to import and --help must not: it comes after the parsing.
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import JournalStorage
+
+    from core.artifacts import StudyFolder
+    from search.leases import FileLeases, Lease, Worker
+
+Facts = dict[str, Any]
+
+LOOK_S = 6.0  # a worker shows itself every 5 s
+_RECENT = 20  # trials whose durations tell how long the next ones take
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = Parser(prog="python -m search.status", description=__doc__)
+    parser.add_argument("studies", type=Path, help="folder that search.run wrote to")
+    parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Reads every study. Writes nothing, and waits for nobody, but to see whether workers on other machines count on."""
+    from core.artifacts import StudiesFolder
+    from core.errors import InputError
+    from search.storage import read_storage
+
+    studies = StudiesFolder(args.studies)
+    storage = read_storage(studies)
+    folders = studies.read_studies()
+    if not folders:
+        raise InputError(
+            f"`studies` must hold at least one study, but {studies.root} holds none. Run `python -m search.run` first."
+        )
+    facts = [facts_of(folder, storage) for folder in folders]
+    write(json.dumps(facts, indent=1) if args.json else "\n\n".join(map(in_text, facts)))
+    return 0
+
+
+def facts_of(folder: "StudyFolder", storage: "JournalStorage") -> Facts:
+    """How one study stands."""
+    import optuna
+    from optuna.trial import TrialState
+
+    from search.leases import FileLeases
+    from search.summary import rank
+
+    try:
+        trials = optuna.load_study(storage=storage, study_name=folder.name).get_trials(deepcopy=False)
+    except KeyError:  # its search has written study.json and not got to Optuna yet, or was moved here without it
+        trials = []
+    leases = FileLeases(folder)
+    workers, states = leases.read_workers(), look_at_workers(leases)
+    held = leases.read_leases()
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+    finished = counts["complete"] + counts["pruned"]
+    goal = max((worker.goal for worker in workers.values() if states[worker.id] != "ended"), default=0)
+    under_way = [describe_running(trial, held.get(trial.number), workers, states) for trial in running]
+    at_work = sum(not each["left"] for each in under_way)
+    best = rank(folder.read_trials())[:1]
+    return {
+        "study": folder.name,
+        "trials": {"finished": finished, "goal": goal or None, **counts},
+        "best": None
+        if not best
+        else {"trial": best[0].number, "recall": best[0].recall, "interval": list(best[0].recall_interval)},
+        "expected_s": expected_s(trials, goal - finished, at_work),
+        "running": under_way,
+        "workers": [
+            {"worker": worker.name, "device": worker.device, "since": worker.since, "state": states[worker.id]}
+            for worker in sorted(workers.values(), key=lambda worker: worker.since)
+        ],
+        "disk": disk_used(folder.root),
+    }
+
+
+def look_at_workers(leases: "FileLeases") -> dict[str, str]:
+    """Of each worker whether it is ``alive``, has ``ended``, or has been ``silent`` while we looked."""
+    from search.leases import this_machine
+
+    before = leases.read_workers()
+    if any(worker.machine != this_machine() for worker in before.values()):
+        time.sleep(LOOK_S)
+    after = leases.read_workers()
+    states = {}
+    for worker in before.values():
+        if worker.id not in after or leases.is_gone(worker):
+            states[worker.id] = "ended"
+        elif worker.machine == this_machine() or after[worker.id].counter != worker.counter:
+            states[worker.id] = "alive"
+        else:
+            states[worker.id] = "silent"
+    return states
+
+
+def describe_running(
+    trial: "optuna.trial.FrozenTrial", lease: "Lease | None", workers: "dict[str, Worker]", states: dict[str, str]
+) -> Facts:
+    """Who runs a trial since when, or that nobody does."""
+    worker = workers.get(lease.worker) if lease is not None else None
+    state = "ended" if worker is None else states.get(worker.id, "ended")
+    return {
+        "trial": trial.number,
+        "epochs": len(trial.intermediate_values),
+        "worker": None if worker is None else worker.name,
+        "since": None if lease is None else lease.since,
+        "owners": 0 if lease is None else lease.generation,
+        "left": state == "ended",
+    }
+
+
+def expected_s(trials: "list[optuna.trial.FrozenTrial]", to_go: int, at_work: int) -> float | None:
+    """About how long the trials that are missing take; None where nobody works or nothing is known."""
+    ended = [trial.duration.total_seconds() for trial in trials if trial.duration is not None]
+    recent = ended[-_RECENT:]
+    if to_go <= 0 or not at_work or not recent:
+        return None
+    return to_go * sum(recent) / len(recent) / at_work
+
+
+def disk_used(root: Path) -> dict[str, int]:
+    """Bytes of a study's folder, by what they are."""
+    used = {"weights": 0, "checkpoints": 0, "other": 0}
+    for path in root.rglob("*"):
+        if path.is_symlink() or not path.is_file():
+            continue
+        kind = "weights" if path.name == "model.safetensors" else "other"
+        used["checkpoints" if path.parent.name == "running" else kind] += path.stat().st_size
+    return used
+
+
+def in_text(facts: Facts) -> str:
+    """The facts of one study for people."""
+    from core.durations import in_words
+
+    trials, disk = facts["trials"], facts["disk"]
+    of_goal = f" of {trials['goal']}" if trials["goal"] else ""
+    lines = [
+        facts["study"],
+        f"  trials    {trials['finished']}{of_goal} finished: {trials['complete']} complete, {trials['pruned']} "
+        f"pruned; {trials['running']} running, {trials['fail']} failed",
+    ]
+    if best := facts["best"]:
+        low, high = best["interval"]
+        lines.append(
+            f"  best      trial {best['trial']}: validation recall {best['recall']:.3f} ({low:.3f} to {high:.3f})"
+        )
+    if facts["expected_s"] is not None:
+        lines.append(f"  expected  about {in_words(facts['expected_s'])} more")
+    sizes = ", ".join(f"{size / 1e6:,.1f} MB {kind}" for kind, size in disk.items())
+    lines.append(f"  disk      {sum(disk.values()) / 1e6:,.1f} MB: {sizes}")
+    lines += [f"  running   {_running_in_text(each)}" for each in facts["running"]]
+    lines += [
+        f"  worker    {each['worker']}, {each['state']}, since {each['since']} ({each['device']})"
+        for each in facts["workers"]
+    ]
+    return "\n".join(lines)
+
+
+def _running_in_text(running: Facts) -> str:
+    epochs = f"trial {running['trial']}, {running['epochs']} epochs done"
+    if running["left"]:
+        return f"{epochs}: left by its worker; the next one goes on with it"
+    again = f", owner number {running['owners']}" if running["owners"] > 1 else ""
+    return f"{epochs}: {running['worker']} since {running['since']}{again}"
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, build_parser()))
