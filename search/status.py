@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Reads every study. Writes nothing, and waits for nobody, but to see whether workers on other machines count on."""
+    """Reads every study. Writes nothing, and waits only to see whether workers on other machines count on."""
     from core.artifacts import StudiesFolder
     from core.errors import InputError
     from search.storage import read_storage

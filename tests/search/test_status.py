@@ -54,7 +54,7 @@ def test_status_tells_how_a_study_stands(studies: Path, capsys: pytest.CaptureFi
     assert re.search(
         r"^  best      trial \d: validation recall 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\)$", output, re.MULTILINE
     )
-    assert re.search(r"^  disk      \d+\.\d MB: \d+\.\d MB weights, 0\.0 MB checkpoints", output, re.MULTILINE)
+    assert re.search(r"^  disk      \d+\.\d MB: \d+\.\d MB weights, 0\.0 MB checkpoints", output, re.M)
     assert "worker" not in output
     assert contents(studies) == before
 
