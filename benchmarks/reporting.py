@@ -6,10 +6,12 @@ import platform
 import resource
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from core.cli import write
 from core.device import cpu_name
@@ -55,6 +57,40 @@ def peak_memory_gb() -> float:
     """The most memory that this process has had resident."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, kilobytes elsewhere
+
+
+class TreeMemory:
+    """The most memory that this process's children, and theirs, have had at once; a look a second, in a thread.
+
+    What processes share, mapped files above all, is left out, or it would count once for each of them.
+
+    Attributes:
+        peak_gb: The most so far.
+    """
+
+    def __init__(self) -> None:
+        self.peak_gb = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        import psutil
+
+        while not self._over.wait(1):
+            held = 0
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    memory: Any = process.memory_info()
+                    held += memory.rss - getattr(memory, "shared", 0)
+            self.peak_gb = max(self.peak_gb, held / 1e9)
 
 
 def device_memory_gb(device: "torch.device") -> float:

@@ -6,7 +6,8 @@ trial of a search), beside what the arithmetic allows: (F + T) / T, with F the f
 that of the learning part. The bars: 0.9 of that for each depth, 1.4 over the list at first.
 
 (ii) Whole searches, ours as it ships, until each holds a trial whose confirmed recall reaches the same target. With
-`--search-size` ours searches on smaller images first; only what it trains at the full size counts. A trial
+`--search-size` ours searches on smaller images first; only what it trains at the full size counts. With
+`--search-workers` it has several processes, as `search.run --workers`; the plain one is a single process. A trial
 is confirmed by training its config with three other seeds, after the searches and outside their time; the target is the
 highest that both reach. The bar is 3. The last line is (ii), or (i) over the list where (ii) was left out.
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from benchmarks.reporting import TreeMemory
 from benchmarks.search_sides import STATE, Plan, open_plain, process_of
 from core import cli
 
@@ -26,7 +27,11 @@ def compare_searches(plan: Plan, n_trials: int, repeats: int) -> list[dict[str, 
     rows = []
     confirmed: dict[str, float] = {}  # the same config need not be confirmed twice
     for repeat in range(repeats):
-        sides = {"ours": our_search(plan, n_trials, repeat), "plain": plain_search(plan, n_trials, repeat)}
+        sides, memory_gb = {}, {}
+        for side, search in (("ours", our_search), ("plain", plain_search)):
+            with TreeMemory() as memory:
+                sides[side] = search(plan, n_trials, repeat)
+            memory_gb[side] = memory.peak_gb
         with process_of(_open_confirming, plan) as process:
             climbs = {side: list(_confirm(trials, process, confirmed)) for side, trials in sides.items()}
         target = min(max(recall for _, recall in climb) for climb in climbs.values())
@@ -40,6 +45,7 @@ def compare_searches(plan: Plan, n_trials: int, repeats: int) -> list[dict[str, 
                 "ratio": reached["plain"] / reached["ours"],
                 "whole_s": {side: trials[-1]["ended_s"] for side, trials in sides.items()},
                 "ratio_whole": sides["plain"][-1]["ended_s"] / sides["ours"][-1]["ended_s"],
+                "peak_memory_gb": memory_gb,
                 "climbs": climbs,
                 "searches": sides,
             }
@@ -48,7 +54,7 @@ def compare_searches(plan: Plan, n_trials: int, repeats: int) -> list[dict[str, 
             f"seed {repeat}: confirmed recall {target:.3f} after {reached['ours']:.0f} s (ours) and "
             f"{reached['plain']:.0f} s (plain), ratio {rows[-1]['ratio']:.2f}; all {n_trials} trials in "
             f"{rows[-1]['whole_s']['ours']:.0f} and {rows[-1]['whole_s']['plain']:.0f} s, ratio "
-            f"{rows[-1]['ratio_whole']:.2f}"
+            f"{rows[-1]['ratio_whole']:.2f}; {memory_gb['ours']:.1f} and {memory_gb['plain']:.1f} GB"
         )
     return rows
 
