@@ -7,6 +7,7 @@ target is the highest recall that both sides reach.
 import dataclasses
 import json
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 from benchmarks.reporting import TreeMemory
 from benchmarks.search_sides import STATE, Plan, open_plain, process_of
 from core import cli
+from core.cache import CACHE_VARIABLE
 
 CONFIRMING_SEEDS = (101, 102, 103)
 
@@ -83,7 +85,9 @@ def our_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:
     command += ["--search-size", str(plan.search_size)] if plan.search_size else []
     command += ["--workers", str(plan.search_workers)]
     begin = time.time()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # A cache of its own: what earlier searches have decoded and remembered there would be a present.
+    environment = {**os.environ, CACHE_VARIABLE: str(plan.folder / f"cache-{seed}")}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     trials = []
     for trial in open_study(open_storage(studies), "ours").get_trials(deepcopy=False):
         assert trial.datetime_complete is not None, "the search is over"

@@ -1,6 +1,7 @@
 """Images → `.beton`: FFCV's file of raw pixels and labels, written once, memory-mapped ever after.
 
-FFCV 1.0.2 changes the process that imports it; `_prepare_ffcv` undoes that. Importing this module imports FFCV (3 s).
+FFCV 1.0.2 changes the process that imports it; `_prepare_ffcv` undoes that. Importing this module imports FFCV, which
+takes three to six seconds; `core.beton_file` reads what it has written without it.
 """
 
 import ctypes
@@ -19,11 +20,11 @@ import numpy.typing as npt
 import torch
 
 from core import cli
-from core.cache import cache_folder
+from core.beton_file import beton_path, find_beton, read_pixels
 from core.errors import InputError
 from core.images import stored_size
 from core.manifest import Manifest
-from core.pixels import UInt8Array, damaged, decode_in_order, one_writer, pixels_key, writing_pixels
+from core.pixels import UInt8Array, decode_in_order, one_writer, writing_pixels
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ SAFE_THREADING_LAYERS = ("tbb", "omp")  # Two loaders alive under numba's third,
 _OLDEST_TBB = 12060  # numba refuses an older TBB_runtime_interface_version; Ubuntu 22.04 has 12050.
 _STALL_S = 120.0  # silence of the writer after which it counts as stuck; one image takes milliseconds
 _PAGE_BYTES = 8 << 20  # FFCV's default; samples don't cross pages, so that larger ones need larger pages
-_RAW = 1  # FFCV's number for raw samples in `mode`
 
 
 def _threading_layer() -> str:
@@ -80,89 +80,17 @@ def _prepare_ffcv() -> bool:
 HAVE_FFCV: bool = _prepare_ffcv()
 
 
-class BetonPixels:
-    """The raw samples of a beton, memory-mapped; nothing is compiled or copied.
-
-    Attributes:
-        path: The file.
-        size: Side of every image, pixels.
-        labels: int64 (N,).
-    """
-
-    def __init__(
-        self, path: Path, *, size: int, pointers: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
-    ) -> None:
-        self.path = path
-        self.size = size
-        self.labels = labels
-        self._pointers = pointers
-        self._bytes = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
-
-    def __len__(self) -> int:
-        return len(self._pointers)
-
-    def __getitem__(self, row: int) -> UInt8Array:
-        """One image, uint8 (S, S, 3), a read-only view of the file."""
-        start = int(self._pointers[row])
-        return self._bytes[start : start + self.size * self.size * 3].reshape(self.size, self.size, 3)
-
-
-def read_pixels(path: Path) -> BetonPixels:
-    """Opens a beton of `write_beton` for reading its raw samples.
-
-    Everything that FFCV takes on trust (and answers with a crash of the process) is checked here, so call this before
-    giving the file to an FFCV loader.
-
-    Raises:
-        InputError: The file is missing, cut or damaged, or not one of ours.
-    """
-    from ffcv.reader import Reader
-
-    if not path.is_file():
-        raise InputError(f"`path` must be a beton, but there is no file {path}. Write it with write_beton.")
-    try:
-        reader = Reader(str(path))
-        images, labels = reader.metadata["f0"], reader.metadata["f1"]
-        pointers = images["data_ptr"].astype(np.int64)
-        table = np.sort(reader.alloc_table, order="ptr")
-        size = int(images["width"].max())
-    except Exception as error:  # Reader trusts every byte, so that damage surfaces as anything.
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
-    end_of_samples = int(reader.header["alloc_table_ptr"])
-    claims = {
-        "it has other fields than image and label": reader.field_names == ["image", "label"],
-        "its samples are not raw": bool((images["mode"] == _RAW).all()),
-        "its images differ in size": bool((images["width"] == size).all() and (images["height"] == size).all()),
-        "it ends too early": len(images) == int(reader.num_samples) and end_of_samples < path.stat().st_size,
-        "its table of samples is wrong": np.array_equal(table["ptr"], np.sort(images["data_ptr"]))
-        and bool((table["size"] == size * size * 3).all())
-        and bool((np.diff(table["ptr"].astype(np.int64)) >= size * size * 3).all())
-        and int(pointers.min()) > 0
-        and int(pointers.max()) + size * size * 3 <= end_of_samples,
-    }
-    for why, holds in claims.items():
-        if not holds:
-            raise damaged(path, why)
-    return BetonPixels(path, size=size, pointers=pointers, labels=labels.astype(np.int64))
-
-
 def ensure_beton(manifest: Manifest, *, image_size: int) -> Path:
     """The beton of a manifest in the cache, written on the first call; a damaged one is written again.
 
     Raises:
         InputError: An image cannot be decoded, or the cache cannot hold the file.
     """
-    path = cache_folder("pixels") / f"{pixels_key(manifest, stored_size(image_size))}.beton"
+    path = beton_path(manifest, image_size=image_size)
     with one_writer(path):
-        if path.exists():
-            try:
-                pixels = read_pixels(path)
-            except InputError as error:
-                _log.warning("%s It is written again now.", error)
-            else:
-                assert np.array_equal(pixels.labels, manifest.labels), f"{path} has other labels than its key says"
-                return path
-        return write_beton(manifest, image_size=image_size, path=path)
+        if find_beton(manifest, image_size=image_size) is None:
+            write_beton(manifest, image_size=image_size, path=path)
+    return path
 
 
 def write_beton(manifest: Manifest, *, image_size: int, path: Path) -> Path:

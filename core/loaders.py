@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from core.beton_file import find_beton, read_pixels
 from core.budget import MEMORY
 from core.device import available_cores, free_memory
 from core.errors import InputError
@@ -122,7 +123,10 @@ def decode_once(manifest: Manifest, image_size: int) -> Pixels:
     Raises:
         InputError: An image can't be decoded, or the cache has no room.
     """
-    from core.beton import HAVE_FFCV, ensure_beton, read_pixels
+    # First without FFCV, whose import takes longer than opening the file.
+    if (found := find_beton(manifest, image_size=image_size)) is not None:
+        return found
+    from core.beton import HAVE_FFCV, ensure_beton
 
     if HAVE_FFCV:
         return read_pixels(ensure_beton(manifest, image_size=image_size))
@@ -198,8 +202,6 @@ def _compiled_loader(path: Path, device: torch.device) -> Any:
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import ToDevice, ToTensor, ToTorchImage
-
-    from core.beton import read_pixels
 
     read_pixels(path)  # Damage that FFCV would follow out of the file and crash.
     # With non_blocking=True the pinned buffer can be filled again before its copy is done.

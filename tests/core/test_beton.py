@@ -4,6 +4,8 @@ import dataclasses
 import multiprocessing
 import os
 import resource
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core import beton
+from core import beton, beton_file
 from core.cache import cache_folder
+from core.demo import write_demo
 from core.errors import InputError
 from core.images import load_image, stored_size
 from core.manifest import Manifest
 
 pytestmark = pytest.mark.skipif(not beton.HAVE_FFCV, reason="ffcv cannot be imported here")
 
+ROOT = Path(__file__).parents[2]
 IMAGE_SIZE = 64
 SURFACES_S = 10.0  # an error must be told within this time of its fault
 
@@ -38,7 +42,7 @@ def written(manifest: Manifest) -> Path:
 
 
 def test_beton_holds_what_load_image_gives_in_the_order_of_the_manifest(manifest: Manifest, written: Path) -> None:
-    pixels = beton.read_pixels(written)
+    pixels = beton_file.read_pixels(written)
     assert len(pixels) == len(manifest)
     assert pixels.size == stored_size(IMAGE_SIZE)
     np.testing.assert_array_equal(pixels.labels, manifest.labels)
@@ -58,7 +62,7 @@ def test_images_larger_than_a_default_page_get_larger_pages(tmp_path: Path) -> N
     size = 1700  # 8.7 MB a sample, the default page has 8.4
     images = [np.full((size, size, 3), value, dtype=np.uint8) for value in (7, 9)]
     beton._write_samples(tmp_path / "large.beton", images, np.array([1, 0]), size, lambda done: None)
-    pixels = beton.read_pixels(tmp_path / "large.beton")
+    pixels = beton_file.read_pixels(tmp_path / "large.beton")
     assert [int(pixels[row].min()) for row in (0, 1)] == [int(pixels[row].max()) for row in (0, 1)] == [7, 9]
 
 
@@ -130,22 +134,22 @@ def test_cut_beton_is_refused(written: Path, tmp_path: Path, kept: float) -> Non
     data = written.read_bytes()
     (tmp_path / "cut.beton").write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(InputError, match=r"cut\.beton` must be a whole file of pixels, but got a damaged one"):
-        beton.read_pixels(tmp_path / "cut.beton")
+        beton_file.read_pixels(tmp_path / "cut.beton")
 
 
 def test_pointer_out_of_the_file_is_refused(manifest: Manifest, written: Path, tmp_path: Path) -> None:
     data = written.read_bytes()
-    first = int(beton.read_pixels(written)._pointers[0]).to_bytes(8, "little")
+    first = int(beton_file.read_pixels(written)._pointers[0]).to_bytes(8, "little")
     (tmp_path / "wild.beton").write_bytes(data.replace(first, (1 << 40).to_bytes(8, "little")))
     with pytest.raises(InputError, match=r"its table of samples is wrong"):
-        beton.read_pixels(tmp_path / "wild.beton")
+        beton_file.read_pixels(tmp_path / "wild.beton")
 
 
 def test_any_other_file_is_refused(manifest: Manifest) -> None:
     with pytest.raises(InputError, match=r"000\.jpg` must be a whole file of pixels"):
-        beton.read_pixels(manifest.file(0))
+        beton_file.read_pixels(manifest.file(0))
     with pytest.raises(InputError, match=r"there is no file .*none\.beton"):
-        beton.read_pixels(Path("none.beton"))
+        beton_file.read_pixels(Path("none.beton"))
 
 
 def test_beton_is_written_once(manifest: Manifest, written: Path) -> None:
@@ -163,3 +167,34 @@ def test_damaged_beton_in_the_cache_is_written_again(
     assert beton.ensure_beton(manifest, image_size=IMAGE_SIZE) == damaged
     assert damaged.read_bytes() == written.read_bytes()
     assert "It is written again now." in caplog.text
+
+
+def test_it_is_read_as_ffcv_reads_it(written: Path) -> None:
+    from ffcv.reader import Reader
+
+    theirs, ours = Reader(str(written)), beton_file.read_pixels(written)
+    assert len(ours) == theirs.num_samples
+    assert np.array_equal(ours._pointers, theirs.metadata["f0"]["data_ptr"])
+    assert np.array_equal(ours.labels, theirs.metadata["f1"])
+
+
+ASK_AGAIN = """
+import sys
+from pathlib import Path
+from core.datasets import load_manifest
+from core.dataspec import DataSpec
+from core.loaders import decode_once
+if __name__ == "__main__":
+    decode_once(load_manifest(DataSpec((Path(sys.argv[1]),))), 32)
+    print("ffcv" in sys.modules)
+"""
+
+
+def test_ffcv_is_imported_to_write_a_beton_and_not_to_read_it(tmp_path: Path) -> None:
+    images = write_demo(tmp_path / "demo", images=60, width=64, height=48, workers=1)
+    script = tmp_path / "ask_again.py"
+    script.write_text(ASK_AGAIN)
+    environment = {**os.environ, "DERMATUNE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), str(images)]
+    said = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert [each.stdout.strip() for each in said] == ["True", "False"]

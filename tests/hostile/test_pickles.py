@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from core.artifacts import StudiesFolder
+from core.beton_file import read_pixels
 from core.cache import cache_folder
 from core.errors import InputError
 from core.inspection import inspect_images
@@ -229,12 +230,9 @@ def test_planted_cache_files_are_replaced_or_refused(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_planted_beton_is_refused(tmp_path: Path, marker: Path, kind: str) -> None:
-    beton = pytest.importorskip("core.beton")
-    if not beton.HAVE_FFCV:
-        pytest.skip("ffcv isn't installed")
     (tmp_path / "pixels.beton").write_bytes(KINDS[kind](Trap(marker)))
     with pytest.raises(InputError, match="must be a whole file of pixels, but got a damaged one"):
-        beton.read_pixels(tmp_path / "pixels.beton")
+        read_pixels(tmp_path / "pixels.beton")
 
 
 def test_data_of_pickled_objects_are_refused(tmp_path: Path, marker: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,169 @@
+"""What it costs that workers share a study: python -m benchmarks.coordination.
+
+Runs 1, 2, 4, … workers, each a process of its own, on trials that compute nothing, through the loop, the leases and the
+sampler of a real search: asked for, reported once, told. Once in an empty study, once in one that holds `--filled`
+trials. A row gives finished trials a minute, and the seconds from the end of one trial of a worker to the start of its
+next. The ratio is the slowest of these starts in the filled study with the most workers; the bar is 1 s.
+"""
+
+import argparse
+import multiprocessing
+import multiprocessing.synchronize
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from benchmarks.reporting import add_out_argument, finish, show, spread
+from core import cli
+
+if TYPE_CHECKING:
+    import optuna
+
+BAR_S = 1.0
+NAME = "coordination"
+_barrier: multiprocessing.synchronize.Barrier | None = None  # of a worker process
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = cli.Parser(prog="python -m benchmarks.coordination", description=__doc__)
+    parser.add_argument("--workers", type=cli.positive_int, nargs="+", default=[1, 2, 4, 8, 16], help="at once")
+    parser.add_argument("--filled", type=cli.positive_int, default=10_000, help="trials there before (default: 10000)")
+    parser.add_argument("--seconds", type=cli.seconds, default=20, help="of each row (default: 20)")
+    parser.add_argument(
+        "--trial-seconds", type=cli.natural_int, default=0, help="that a trial waits, in place of training (default: 0)"
+    )
+    add_out_argument(parser, "coordination")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measures each number of workers in both studies."""
+    rows = []
+    for held in (0, args.filled):
+        for workers in sorted(set(args.workers)):
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(measure(Path(folder), args, workers=workers, held=held))
+            row = rows[-1]
+            cli.write(
+                f"{held:>6,} trials there, {workers:>2} workers: {row['trials_per_min']:>8,.0f} trials a minute; "
+                f"a trial starts within {show(row['start_s'], 3)} s"
+            )
+    slowest = rows[-1]["start_s"]["high"]
+    cli.write(f"the slowest start: {slowest:.2f} s, the bar is {BAR_S:g}: {'held' if slowest <= BAR_S else 'not held'}")
+    finish(args.out, rows=rows, ratio=slowest, about="seconds to the slowest start of a trial in the filled study")
+    return 0 if slowest <= BAR_S else 1
+
+
+def measure(folder: Path, args: argparse.Namespace, *, workers: int, held: int) -> dict[str, Any]:
+    """One row."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(_fill, folder, held).result()
+    barrier = context.Barrier(workers)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_meet, initargs=(barrier,)) as pool:
+        job = (folder, args.seconds, args.trial_seconds)
+        starts_s = [s for future in [pool.submit(_work, *job) for _ in range(workers)] for s in future.result()]
+    return {
+        "storage": "journal",
+        "workers": workers,
+        "trials_before": held,
+        "trial_s": args.trial_seconds,
+        "trials_per_min": len(starts_s) / args.seconds * 60,
+        "start_s": spread(starts_s),
+        "journal_mb": (folder / "journal.log").stat().st_size / 1e6,
+    }
+
+
+def _meet(barrier: multiprocessing.synchronize.Barrier) -> None:
+    global _barrier
+    _barrier = barrier
+
+
+def _open(folder: Path) -> "optuna.Study":
+    from core.artifacts import StudiesFolder
+    from search.storage import open_storage, open_study
+
+    return open_study(open_storage(StudiesFolder(folder)), NAME)
+
+
+def _fill(folder: Path, held: int) -> None:
+    """Makes a study that holds so many finished trials, random ones."""
+    import numpy as np
+    import optuna
+
+    study, distributions = _open(folder), _distributions()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rng = np.random.default_rng(0)
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trials = [
+        optuna.trial.create_trial(
+            params=drawn.ask(distributions).params, distributions=distributions, value=float(rng.random())
+        )
+        for _ in range(held)
+    ]
+    study.add_trials(trials)
+
+
+def _distributions() -> dict[str, Any]:
+    from search.space import build_space
+
+    return build_space("mobilenetv2_100", 8, pretrained=True).distributions
+
+
+def _work(folder: Path, seconds: float, trial_s: float) -> list[float]:
+    """One worker's trials: the seconds from the end of one, or from its own start, to the start of the next."""
+    from core.artifacts import StudiesFolder
+    from search.crew import Crew
+    from search.leases import FileLeases
+    from search.loop import run_trials
+    from search.samplers import build_sampler
+
+    study, distributions = _open(folder), _distributions()
+
+    def ask(beside_others: bool) -> "optuna.Trial":
+        number = len(study.get_trials(deepcopy=False))
+        study.sampler = build_sampler("tpe", seed=number, beside_others=beside_others)
+        return study.ask(fixed_distributions=distributions)
+
+    assert _barrier is not None, "the pool's initializer has set it"
+    _barrier.wait()
+    with Crew(FileLeases(StudiesFolder(folder).study(NAME)), device="none") as crew:
+        nothing = _Nothing(tuple(distributions), time.monotonic() + seconds, trial_s)
+        run_trials(study, cast(Any, nothing), crew, n_trials=10**6, ask=ask)
+    return nothing.starts_s
+
+
+class _Nothing:
+    """Stands for an objective and its watcher: a trial that computes nothing."""
+
+    def __init__(self, names: Sequence[str], deadline: float, trial_s: float) -> None:
+        self.names, self.watcher, self.starts_s = names, self, list[float]()
+        self._deadline, self._trial_s, self._free = deadline, trial_s, time.monotonic()
+
+    def check(self) -> None:
+        """Ends the worker in time."""
+        from search.objective import StoppedError
+
+        if time.monotonic() > self._deadline:
+            raise StoppedError("time is up")
+
+    def run(self, study: "optuna.Study", trial: "optuna.Trial", hold: Any) -> None:
+        """A report and the end, each under the study's lock, as a real trial has them."""
+        self.starts_s.append(time.monotonic() - self._free)
+        time.sleep(self._trial_s)
+        with hold.acting():
+            trial.report(0.5, step=0)
+        with hold.acting():
+            hold.check()
+            study.tell(trial, 0.5)
+            hold.end()
+        self._free = time.monotonic()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))
