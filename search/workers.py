@@ -3,84 +3,39 @@
 import dataclasses
 import importlib.util
 import logging
-import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
-import filelock
 import joblib
 import optuna
 import torch
-from joblib.externals.loky.process_executor import BrokenProcessPool
+from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS
 from optuna.storages import JournalStorage
 
-from core.cache import cache_folder
-from core.cli import logging_to_stderr, stop_asked, stopping_cleanly
-from core.device import available_cores, describe_device
+from core.cli import stop_asked
+from core.device import available_cores
 from core.errors import InputError, one_line
 from core.loaders import decode_once
-from core.trainer import Trainer
 from search.crew import Crew
+from search.job import Job, Outcome, run_job
 from search.loop import SearchFailedError, count_finished
-from search.objective import StoppedError
 from search.onlooker import Onlooker
 from search.pictures import Pictures
-from search.setup import Settings, Setup, prepare
-from search.storage import open_storage, open_study
-from search.watching import Watching
-from search.worker import Goal, Work, begin
+from search.setup import Settings, Setup
+from search.storage import open_study
+from search.worker import Goal
 
 MAX_CRASHES = 5  # in a row, without an epoch between them
 _ONE_PROCESS = ("sequential", "threading")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _LOOK_S = 1.0
-_START_TIMEOUT_S = 900.0  # decoding a large set; who waited that long starts beside the others
-
-_LEAVE_TIMEOUT_S = 60.0
-
-_at_work = threading.Lock()
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a worker is told.
-
-    Attributes:
-        settings: As the user's, with this worker's share of the memory.
-        small: Whether it works on the study that serves another.
-        goal: When the study is finished.
-        parent: The worker that started it.
-        seconds_left: Until it stops; None for never.
-        card: What `CUDA_VISIBLE_DEVICES` says; None leaves it as it is.
-        threads: Of PyTorch on the CPU; 0 for as many as it takes by itself.
-    """
-
-    settings: Settings
-    small: bool
-    goal: Goal
-    parent: str
-    seconds_left: float | None
-    card: str | None
-    threads: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a worker ended.
-
-    Attributes:
-        stopped: Why it stopped before the study was finished; empty if it did not.
-        failed: Why the search should not go on; empty if it may.
-    """
-
-    stopped: str = ""
-    failed: str = ""
 
 
 def run_workers(
@@ -112,21 +67,11 @@ def run_workers(
     study = open_study(storage, setup.folder.name)
     onlooker = Onlooker(setup, study, crew, goal, pictures, best=best)
     with onlooker, _looking(onlooker, deadline):
-        crashes, progress = 0, -1
-        while True:
-            seconds_left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                outcomes = _run(setup.settings, plan_jobs(setup, goal, parent=crew.me.id, seconds_left=seconds_left))
-                break
-            except BrokenProcessPool as error:
-                before, progress = progress, count_epochs(study)
-                crashes = 1 if progress > before else crashes + 1
-                if crashes >= MAX_CRASHES:
-                    trouble = f"workers died {crashes} times without an epoch between"
-                    raise SearchFailedError(f"{trouble} ({one_line(str(error))})") from error
-                _log.warning("a worker was killed; its trial goes on from its last checkpoint")
-            if stop_asked():
-                return "it was asked to"
+        jobs = plan_jobs(setup, goal, parent=crew.me.id, deadline=deadline)
+        if setup.settings.backend == "loky":
+            outcomes = Pools(study, onlooker).run(jobs)
+        else:
+            outcomes = _run_elsewhere(setup.settings, jobs)
     if failed := next((outcome.failed for outcome in outcomes if outcome.failed), ""):
         raise SearchFailedError(failed)
     if count_finished(study) >= goal.n_trials:
@@ -153,12 +98,58 @@ def refuse_backend(name: str) -> None:
         )
 
 
-def _run(settings: Settings, jobs: list[Job]) -> list[Outcome]:
-    options: dict[str, Any] = {}
-    if jobs[0].threads:
-        options["inner_max_num_threads"] = jobs[0].threads
-    if settings.scheduler:
-        options["scheduler_host"] = settings.scheduler
+class Pools:
+    """Runs the workers of this machine, each in a pool of its own: a process that is killed breaks no other's.
+
+    Args:
+        study: Shows whether anything goes on.
+        onlooker: Ends the workers where that must be.
+    """
+
+    def __init__(self, study: optuna.Study, onlooker: Onlooker) -> None:
+        self._study, self._onlooker = study, onlooker
+        self._threads = threading.Lock()
+        self._crashes, self._progress = 0, -1
+
+    def run(self, jobs: list[Job]) -> list[Outcome]:
+        """Runs all to their ends.
+
+        Raises:
+            SearchFailedError: Workers die again and again.
+        """
+        with ThreadPoolExecutor(len(jobs)) as threads:
+            return list(threads.map(self._run, jobs))
+
+    def _run(self, job: Job) -> Outcome:
+        """Runs one worker, and another in its place whenever it is killed."""
+        threads = dict.fromkeys(_THREADS, str(job.threads))
+        try:
+            while True:
+                try:
+                    with ProcessPoolExecutor(max_workers=1, env=threads) as pool:
+                        outcome: Outcome = pool.submit(run_job, job).result()
+                        return outcome
+                except BrokenProcessPool as error:
+                    self._count_crash(error)
+                if stop_asked():
+                    return Outcome(stopped="it was asked to")
+        except BaseException as error:
+            self._onlooker.end_workers(str(error))  # the others, which this thread's end would wait for
+            raise
+
+    def _count_crash(self, error: BrokenProcessPool) -> None:
+        with self._threads:
+            before, self._progress = self._progress, count_epochs(self._study)
+            self._crashes = 1 if self._progress > before else self._crashes + 1
+            if self._crashes >= MAX_CRASHES:
+                trouble = f"workers died {self._crashes} times without an epoch between"
+                raise SearchFailedError(f"{trouble} ({one_line(str(error))})") from error
+        _log.warning("a worker was killed; its trial goes on from its last checkpoint")
+
+
+def _run_elsewhere(settings: Settings, jobs: list[Job]) -> list[Outcome]:
+    """Runs workers through joblib, whose backend sees to it that each runs to its end."""
+    options = {"scheduler_host": settings.scheduler} if settings.scheduler else {}
     try:
         config = joblib.parallel_config(backend=settings.backend, n_jobs=len(jobs), **options)
     except (OSError, ValueError) as error:  # joblib asks the scheduler at once
@@ -170,7 +161,7 @@ def _run(settings: Settings, jobs: list[Job]) -> list[Outcome]:
         return list(joblib.Parallel(batch_size=1, pre_dispatch="all")(joblib.delayed(run_job)(job) for job in jobs))
 
 
-def plan_jobs(setup: Setup, goal: Goal, *, parent: str, seconds_left: float | None) -> list[Job]:
+def plan_jobs(setup: Setup, goal: Goal, *, parent: str, deadline: float | None) -> list[Job]:
     """One job for each worker. On this machine they share cores, memory and cards; a cluster shares out its own."""
     settings = dataclasses.replace(setup.settings, data=setup.data, study=setup.study_name)
     is_here = settings.backend == "loky"
@@ -186,7 +177,7 @@ def plan_jobs(setup: Setup, goal: Goal, *, parent: str, seconds_left: float | No
             small=bool(setup.serves),
             goal=goal,
             parent=parent,
-            seconds_left=seconds_left,
+            seconds_left=None if deadline is None else max(0.0, deadline - time.monotonic()),
             card=cards[index % len(cards)] if cards else None,
             threads=max(1, available_cores() // settings.workers) if is_here else 0,
         )
@@ -201,88 +192,6 @@ def visible_cards(device: torch.device) -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name.strip() for name in listed.split(",")] if listed else list(map(str, range(torch.cuda.device_count())))
     return names if device.index is None else [names[device.index]]
-
-
-def run_job(job: Job) -> Outcome:
-    """A worker's life, in a process of its own.
-
-    Raises:
-        InputError: Another worker lives in this process.
-    """
-    if not _at_work.acquire(blocking=False):
-        raise InputError(
-            "A worker must have a process of its own, since PyTorch's random numbers are the process's, but got one "
-            "that has another. Start the cluster's workers with one thread each."
-        )
-    try:
-        return _work(job)
-    finally:
-        _at_work.release()
-
-
-def _work(job: Job) -> Outcome:
-    if job.card is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = job.card  # before this process has used CUDA
-    if job.settings.backend == "loky":
-        # Its own way of starting processes is not one that theirs could use in turn.
-        multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    deadline = None if job.seconds_left is None else time.monotonic() + job.seconds_left
-    with logging_to_stderr(logging.WARNING), stopping_cleanly():
-        setup = prepare(job.settings)
-        if job.small:
-            setup = setup.at_search_size()
-        study = begin(setup, open_storage(job.settings.studies))
-        manifest = setup.manifest
-        truth_N = manifest.labels[setup.split.val]
-        with (
-            Crew(
-                setup.leases(),
-                device=describe_device(job.settings.device),
-                goal=job.goal.n_trials,
-                parent=job.parent,
-                grace_s=job.settings.grace_s,
-            ) as crew,
-            Pictures(job.settings.studies.artifacts, truth_N, manifest.classes, drawer="elsewhere") as pictures,
-        ):
-            watcher = Watching(deadline, crew)
-            work = Work(setup=setup, study=study, crew=crew, goal=job.goal, watcher=watcher, pictures=pictures)
-            try:
-                trainer = _open_in_turn(setup, watcher)
-                with trainer.data.source:
-                    return Outcome(stopped=work.run(trainer))
-            except StoppedError as stop:
-                return Outcome(stopped=str(stop))
-            except SearchFailedError as error:
-                return Outcome(failed=str(error))
-
-
-def _end_with(search: int) -> None:
-    """Ends this process once the one that started it is gone: loky's would wait for its next task for minutes.
-
-    Args:
-        search: Number of the process that started this one.
-    """
-    while os.getppid() == search:
-        time.sleep(_LOOK_S)
-    _at_work.acquire(timeout=_LEAVE_TIMEOUT_S)  # the trial under way stops by itself
-    os._exit(1)
-
-
-def _open_in_turn(setup: Setup, watcher: Watching) -> Trainer:
-    """Opens a trainer while no other worker of this machine does: what one decodes, the next ones find."""
-    turn = filelock.FileLock(cache_folder("workers") / "starting.lock")
-    begun = time.monotonic()
-    while not turn.is_locked and time.monotonic() - begun < _START_TIMEOUT_S:
-        watcher.check()
-        with suppress(filelock.Timeout):
-            turn.acquire(timeout=1)
-    try:
-        return setup.open_trainer()
-    finally:
-        turn.release()
 
 
 def count_epochs(study: optuna.Study) -> int:

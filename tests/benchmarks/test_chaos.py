@@ -18,7 +18,7 @@ from tests.search.test_run import SMALL, search
 
 def test_a_short_storm_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "chaos.json"
-    words = ["--workers", "2", "--trials", "3", "--kills", "2", "--epochs", "60", "--images", "120", "--seed", "1"]
+    words = ["--workers", "2", "--trials", "3", "--kills", "2", "--epochs", "40", "--images", "120", "--seed", "1"]
     assert run(main, build_parser(), [*words, "--out", str(out)]) == 0, capsys.readouterr()
     assert capsys.readouterr().out.endswith("lost: 0\n")
     [row] = json.loads(out.read_text())["rows"]
