@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 STAMP := $(VENV)/.installed
 # Each test takes one thread. A file's tests stay together, because they share what they set up.
-SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=4 --dist=loadfile
+SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow fuzz check format clean FORCE

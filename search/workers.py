@@ -206,11 +206,14 @@ def _looking(onlooker: Onlooker, deadline: float | None) -> Iterator[None]:
 
     def look_on() -> None:
         while not over.wait(_LOOK_S):
-            onlooker.look()
             if stop_asked():
                 onlooker.end_workers("it was asked to")
             elif deadline is not None and time.monotonic() > deadline:
                 onlooker.end_workers("the --timeout is over")
+            try:
+                onlooker.look()
+            except OSError as error:  # a full disk, say: the workers meet it too, and only they can stop for it
+                _log.warning("how the trials come along can't be shown: %s", error)
 
     thread = threading.Thread(target=look_on, name="onlooker", daemon=True)
     thread.start()

@@ -15,6 +15,10 @@ hypothesis.settings.register_profile("dermatune", deadline=None, print_blob=True
 hypothesis.settings.load_profile("dermatune")
 
 
+# Files of tests that take longest, first: each runs in one process, and the last one to start decides when all are over.
+LONGEST_FILES = ("test_end_to_end.py", "test_workers.py", "test_run.py", "test_chaos.py", "test_loaders.py")
+
+
 def ham10000_folder() -> Path:
     """Where HAM10000's images are, if anywhere: `DERMATUNE_HAM10000`, else beside the clone."""
     return Path(os.environ.get("DERMATUNE_HAM10000", ROOT.parent / "shared" / "data" / "ham10000"))
@@ -37,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)  # the rest stays in order
     reasons = {
         "slow": None if config.getoption("--slow") else "slow: give pytest --slow to run it",
         "realdata": None if ham10000_folder().is_dir() else f"no HAM10000 images in {ham10000_folder()}",

@@ -128,7 +128,7 @@ def test_every_file_of_a_study_is_read_without_running_what_was_planted_there(
     studies: Path, marker: Path, kind: str
 ) -> None:
     whole = read_all(studies)
-    files = [file for file in (studies / STUDY).rglob("*") if file.is_file() and file.suffix != ".lock"]
+    files = [file for file in (studies / STUDY).rglob("*") if file.is_file() and not file.name.endswith(".lock")]
     files += [studies / "ensemble" / "ensemble.json"]
     assert {file.suffix for file in files} == {".json", ".csv", ".npy", ".safetensors"}
     for file in files:
