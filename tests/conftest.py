@@ -15,7 +15,7 @@ hypothesis.settings.register_profile("dermatune", deadline=None, print_blob=True
 hypothesis.settings.load_profile("dermatune")
 
 
-# Files of tests that take longest, first: each runs in one process, and the last one to start decides when all are over.
+# Files that take longest, first: each runs in one process, and the last one to start decides when all are over.
 LONGEST_FILES = ("test_end_to_end.py", "test_workers.py", "test_run.py", "test_chaos.py", "test_loaders.py")
 
 
