@@ -15,7 +15,23 @@ from search.watching import Watching
 EPOCH_HEADER = "  epoch       lr   loss train/val  accuracy train/val  recall train/val  argmax  images/s"
 
 
-class Console(Watching):
+class WithBars:
+    """Shows progress bars while it is entered."""
+
+    def __init__(self) -> None:
+        self._bars = build_bars()
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+class Console(WithBars, Watching):
     """Watches and shows the trials that this process runs.
 
     Args:
@@ -39,21 +55,12 @@ class Console(Watching):
         deadline: float | None,
         best: float | None,
     ) -> None:
-        super().__init__(deadline)
+        WithBars.__init__(self)
+        Watching.__init__(self, deadline)
         self._names, self._epochs, self._best, self._count_finished = names, epochs, best, count_finished
-        self._bars = build_bars()
         self._trials_bar = self._bars.add_task("trials", total=n_trials, completed=count_finished())
         self._epochs_bar = self._bars.add_task("epochs", total=epochs)
         self._images_bar = self._bars.add_task("images", total=train_images)
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def trial_starts(self, number: int, config: TrainConfig, epochs_done: int) -> None:
         """Shows what the trial tries."""

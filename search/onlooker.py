@@ -1,14 +1,10 @@
 """What a search with several workers shows: how their trials come along, as the study itself tells it."""
 
-import logging
-from types import TracebackType
-from typing import Self
-
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from core.cli import build_bars, write
-from search.console import EndOf, describe_end, describe_params
+from core.cli import write
+from search.console import EndOf, WithBars, describe_end, describe_params
 from search.crew import Crew
 from search.loop import count_finished
 from search.objective import COMPLETE, INFEASIBLE, PRUNED
@@ -16,10 +12,8 @@ from search.pictures import Pictures
 from search.setup import Setup
 from search.worker import Goal
 
-_log = logging.getLogger(__name__)
 
-
-class Onlooker:
+class Onlooker(WithBars):
     """Looks at a study now and then, and shows what is new. Draws the pictures that its workers leave to it.
 
     Args:
@@ -43,18 +37,9 @@ class Onlooker:
         self._over = {trial.number for trial in trials if trial.state.is_finished()}
         self._generations: dict[int, int] = {}  # of the owner that a trial was shown with
         self._epochs = {trial.number: len(trial.intermediate_values) for trial in trials}
-        self._bars = build_bars()
+        super().__init__()
         self._bar = self._bars.add_task("trials", total=goal.n_trials, completed=count_finished(study))
         self.why = ""
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def look(self) -> None:
         """Shows what has happened since the last look."""
@@ -76,6 +61,8 @@ class Onlooker:
 
     def _show_start(self, trial: FrozenTrial) -> None:
         generation, worker = self._owner(trial)
+        if not trial.params.keys() >= set(self._names):  # was being asked for when we looked
+            return
         if generation <= self._generations.get(trial.number, 0):
             return
         self._generations[trial.number] = generation

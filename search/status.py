@@ -133,11 +133,13 @@ def expected_s(trials: "list[optuna.trial.FrozenTrial]", to_go: int, at_work: in
 
 def disk_used(root: Path) -> dict[str, int]:
     """Bytes of a study's folder, by what they are."""
+    from core.trials import MODEL_FILE
+
     used = {"weights": 0, "checkpoints": 0, "other": 0}
     for path in root.rglob("*"):
         if path.is_symlink() or not path.is_file():
             continue
-        kind = "weights" if path.name == "model.safetensors" else "other"
+        kind = "weights" if path.name == MODEL_FILE else "other"
         used["checkpoints" if path.parent.name == "running" else kind] += path.stat().st_size
     return used
 
