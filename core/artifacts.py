@@ -16,6 +16,7 @@ cannot run code.
 """
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -33,11 +34,12 @@ import numpy.typing as npt
 from core.errors import InputError, one_line
 from core.files import read_csv, read_json, write_array, write_csv, write_json, write_tensors, written_aside
 from core.shapes import find_misfit
-from core.trials import COMPLETE_FILE, MODEL_FILE, read_trial
+from core.trials import COMPLETE_FILE, MODEL_FILE, complete_fields, read_trial
 from core.trials import FORMAT as FORMAT
 from core.trials import TrialRecord as TrialRecord
 
 _TRIAL_FOLDER = re.compile(r"trial-([0-9]{4}|[1-9][0-9]{4,8})")  # a number has one name only
+_NUMBER = re.compile(r"trial-(\d{4,9})\.")  # in a checkpoint's name
 _SPLIT_COLUMNS = {"image", "label", "group", "split"}
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED_NAMES = ("artifacts", "ensemble", "weights")
@@ -81,7 +83,9 @@ class StudyFolder:
     def write_study(self, study: Mapping[str, Any], split_rows: Sequence[Mapping[str, str]]) -> None:
         """Starts a study. `split_rows` have image, label, group, split; `study.json` is written last."""
         write_csv(self.root / "split.csv", split_rows)
+        self._publish("split.csv")
         write_json(self.root / "study.json", {"format": FORMAT, **study})
+        self._publish("study.json")
 
     def read_split(self) -> list[dict[str, str]]:
         """Rows of image, label, group, split, in the manifest's order.
@@ -102,6 +106,10 @@ class StudyFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replaces what the search found."""
         write_json(self.root / "summary.json", summary)
+        self._publish("summary.json")
+
+    def _publish(self, name: str) -> None:
+        """Shows others a file that is whole now. They read the same folder, so there is nothing to do."""
 
     def read_summary(self) -> Any:
         """What the search found, whatever shape somebody may have given it; empty if it has not got that far."""
@@ -139,14 +147,23 @@ class StudyFolder:
         for _, file in self._checkpoints(number):
             file.unlink(missing_ok=True)
 
+    def checkpoint_sizes(self) -> dict[int, int]:
+        """Bytes of the resumable states that there are, by number of the trial."""
+        sizes: dict[int, int] = {}
+        for file in self.running.glob("trial-*.safetensors"):
+            if number := _NUMBER.match(file.name):
+                sizes[int(number[1])] = sizes.get(int(number[1]), 0) + file.stat().st_size
+        return sizes
+
+    def sharing(self, checkpoint: Path) -> AbstractContextManager[None]:
+        """Shows others a checkpoint file whenever it changes, within this context. They read the same folder."""
+        return nullcontext()
+
     def _checkpoints(self, number: int) -> list[tuple[int, Path]]:
         """Those of a trial, with the generation of their owner; before there were leases they had none."""
-        found = []
-        for file in self.running.glob(f"trial-{number:04d}*.safetensors"):
-            middle = file.name.removeprefix(f"trial-{number:04d}").removesuffix(".safetensors").removeprefix(".")
-            if not middle or middle.isdecimal():
-                found.append((int(middle or 0), file))
-        return found
+        name = re.compile(rf"trial-{number:04d}(\.\d+)?\.safetensors")
+        matches = [(name.fullmatch(file.name), file) for file in self.running.glob(f"trial-{number:04d}*.safetensors")]
+        return [(int((match[1] or ".0")[1:]), file) for match, file in matches if match]
 
     def set_aside_halves(self) -> list[Path]:
         """Moves folders of trials without `complete.json`, which are none of ours or were torn, out of the way."""
@@ -188,7 +205,7 @@ class StudyFolder:
             The record, with its folder.
         """
         target = self.trial_folder(record.number)
-        with written_aside(target, replacing=_in_place_of(target, replacing or nullcontext())) as aside:
+        with written_aside(target, replacing=self._in_place_of(record, replacing or nullcontext())) as aside:
             aside.mkdir()
             if history:
                 write_csv(aside / "history.csv", history)
@@ -196,10 +213,23 @@ class StudyFolder:
             if model is not None:
                 write_tensors(aside / MODEL_FILE, model)
             write_json(aside / "config.json", record.config)
-            fields = dataclasses.asdict(record)
-            del fields["folder"], fields["config"]
-            write_json(aside / COMPLETE_FILE, {"format": FORMAT, **fields})
+            self._publish_parts(aside, record)
+            write_json(aside / COMPLETE_FILE, complete_fields(record))
         return dataclasses.replace(record, folder=target)
+
+    def _publish_parts(self, folder: Path, record: TrialRecord) -> None:
+        """Shows others the files of a trial that is about to be whole. They read the same folder."""
+
+    @contextmanager
+    def _in_place_of(self, record: TrialRecord, replacing: AbstractContextManager[object]) -> Iterator[None]:
+        """The moment in which a trial's folder gets its name."""
+        with replacing:
+            folder = self.trial_folder(record.number)
+            if self.holds_trial(record.number):
+                raise FileExistsError(errno.EEXIST, "A finished trial is never replaced", str(folder))
+            if folder.is_dir():  # a half
+                shutil.rmtree(folder)
+            yield
 
     def read_trial(self, number: int) -> TrialRecord:
         """Reads a finished trial.
@@ -218,16 +248,20 @@ class StudyFolder:
         return [self.read_trial(number) for number, path in self._trial_folders() if (path / COMPLETE_FILE).is_file()]
 
     def drop_models(self, keep: int) -> None:
-        """Deletes the weights of all complete trials but the `keep` best, and of all pruned ones.
-
-        Those that were dropped before are not read again: there may be thousands.
-        """
-        kept = [number for number, path in self._trial_folders() if (path / MODEL_FILE).is_file()]
-        trials = [self.read_trial(number) for number in kept if self.holds_trial(number)]
+        """Deletes the weights of all complete trials but the `keep` best, and of all pruned ones."""
+        trials = self._read_with_model()
         ranked = sorted(trials, key=lambda trial: (trial.state != "complete", -trial.recall, trial.number))
         for rank, trial in enumerate(ranked):
             if rank >= keep or trial.state != "complete":
-                trial.model_file.unlink(missing_ok=True)
+                self._drop_model(trial)
+
+    def _read_with_model(self) -> list[TrialRecord]:
+        """The trials that have their weights. The others are not read: there may be thousands."""
+        kept = [number for number, path in self._trial_folders() if (path / MODEL_FILE).is_file()]
+        return [self.read_trial(number) for number in kept if self.holds_trial(number)]
+
+    def _drop_model(self, trial: TrialRecord) -> None:
+        trial.model_file.unlink(missing_ok=True)
 
 
 class StudiesFolder:
@@ -235,6 +269,11 @@ class StudiesFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def place(self) -> str:
+        """What a command is told to find it."""
+        return str(self.root)
 
     @property
     def journal_file(self) -> Path:
@@ -274,6 +313,12 @@ class StudiesFolder:
                 _log.warning("%s has a name that no study has, and is passed over", one_line(str(self.root / name)))
         return [StudyFolder(self.root / name) for name in names if _is_study_name(name)]
 
+    def publish(self, path: Path) -> None:
+        """Shows others a file or folder in here that is whole now. They read the same folder."""
+
+    def sync_pictures(self) -> None:
+        """Shares the pictures of the artifact store. Others read the same folder."""
+
     def weights_file(self, tensor_hash: str) -> Path:
         """Where backbone weights with this hash lie, shared by all studies.
 
@@ -297,11 +342,7 @@ class StudiesFolder:
             How often this test split has been opened here, this time counted in. A line that a power cut tore doesn't
             count: the split is opened only once its line is whole.
         """
-        entry = {
-            "test": test_fingerprint,
-            "command": command,
-            "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
+        entry = opening_entry(test_fingerprint, command)
         path = self.root / "test_openings.jsonl"
         before = path.read_bytes() if path.exists() else b""
         with path.open("ab") as file:
@@ -309,23 +350,20 @@ class StudiesFolder:
             file.write(b"\n" * bool(torn) + json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        return 1 + sum(_is_opening(line, test_fingerprint) for line in before.splitlines())
-
-
-@contextmanager
-def _in_place_of(folder: Path, replacing: AbstractContextManager[object]) -> Iterator[None]:
-    """Removes a folder that was left by a run that died between its rename and Optuna's tell: it can't be replaced."""
-    with replacing:
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        yield
+        return 1 + sum(is_opening(line, test_fingerprint) for line in before.splitlines())
 
 
 def _is_study_name(name: str) -> bool:
     return bool(_STUDY_NAME.fullmatch(name)) and name not in _RESERVED_NAMES
 
 
-def _is_opening(line: bytes, test_fingerprint: str) -> bool:
+def opening_entry(test_fingerprint: str, command: str) -> dict[str, str]:
+    """What is noted of an opening of the test split."""
+    return {"test": test_fingerprint, "command": command, "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def is_opening(line: bytes, test_fingerprint: str) -> bool:
+    """Whether a line tells of an opening of this test split."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

@@ -26,6 +26,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 _MENDABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT),
+    *(errno.ENOLCK, errno.ESTALE),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EIO),
 )
 _MOST = 1_000_000  # of anything that is counted: trials, epochs, pixels of a side

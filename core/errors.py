@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class LostError(InputError):
+    """Something that isn't on this machine has stopped answering. What ran stays as it is, and goes on once it does."""
+
+
 def few(names: Collection[str]) -> str:
     """Names for an error message: all of them up to a dozen, then how many more."""
     first = ", ".join(shorten(one_line(name)) for name in list(names)[:_MOST_NAMED])

@@ -1,11 +1,12 @@
 """Files that are whole or absent: written aside, synced, renamed. JSON, CSV and safetensors only, never pickle."""
 
 import csv
+import errno
 import json
 import math
 import os
 import shutil
-import time
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from core.errors import InputError, few, shorten
 
+LEFTOVER_S = 3600.0  # a file aside that nobody has written to for so long is a dead process's
 _ASIDE = ".tmp"
 _MOST_LEVELS = 50  # of JSON; ours has six
 
@@ -58,6 +60,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno == errno.EINVAL):  # some mounts can't, of a folder
+            raise
     finally:
         os.close(descriptor)
 
@@ -69,16 +74,31 @@ def remove_leftovers(folder: Path, *, older_than_s: float) -> None:
         folder: Where to look, not below it.
         older_than_s: Younger ones may still be being written by others.
     """
-    for path in folder.glob(f".*{_ASIDE}"):
+    for path in leftovers(folder, older_than_s=older_than_s):
         with suppress(FileNotFoundError):  # its writer may be at work after all
-            if time.time() - path.stat().st_mtime >= older_than_s:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def leftovers(folder: Path, *, older_than_s: float) -> list[Path]:
+    """What processes that were killed had been writing aside in a folder; see `remove_leftovers`."""
+    found = [(path, path.lstat().st_mtime) for path in folder.glob(f".*{_ASIDE}")]
+    if not found:
+        return []
+    # By the clock that dates them, which on a server may be minutes from ours.
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".now") as probe:
+        now = os.stat(probe.name).st_mtime
+    return [path for path, written in found if now - written >= older_than_s]
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Writes JSON aside and renames it; NaN is refused, because JSON has none."""
+    """Writes JSON aside and renames it."""
     with written_aside(path, durable=durable) as aside:
-        aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        aside.write_bytes(to_json(value))
+
+
+def to_json(value: Any) -> bytes:
+    """A JSON file's content; NaN is refused, because JSON has none."""
+    return json.dumps(value, indent=1, allow_nan=False).encode() + b"\n"
 
 
 def read_json(path: Path) -> Any:

@@ -1,5 +1,6 @@
 """A finished trial, as its folder tells it: whatever lies in there, reading ends in a record or an `InputError`."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,13 @@ class TrialRecord:
                 f"{probs_NC.shape} with values that may be out of 0 to 1. Restore it."
             )
         return probs_NC
+
+
+def complete_fields(record: TrialRecord) -> dict[str, Any]:
+    """What `complete.json` says of a trial."""
+    fields = dataclasses.asdict(record)
+    del fields["folder"], fields["config"]
+    return {"format": FORMAT, **fields}
 
 
 def read_trial(folder: Path, number: int) -> TrialRecord:

@@ -46,8 +46,8 @@ def build(args: argparse.Namespace, command: str) -> int:
         args: What `_parser` gives.
         command: The command line, for the record.
     """
-    from core.artifacts import StudiesFolder
     from core.device import resolve_device
+    from core.mirror import open_studies
     from ensemble.evaluation import evaluate
     from ensemble.inference import assemble
     from ensemble.members import choose_members, read_studies
@@ -56,7 +56,7 @@ def build(args: argparse.Namespace, command: str) -> int:
 
     _check_arguments(args)
     resolve_device(args.device)
-    studies = StudiesFolder(args.studies)
+    studies = open_studies(args.studies, with_models=True)
     selection = choose_members(read_studies(studies, args.study), top_k=args.top_k, archs=args.archs)
     _check_replaceable(studies.ensemble)
     _announce(selection)
@@ -69,6 +69,7 @@ def build(args: argparse.Namespace, command: str) -> int:
         weights = [member.trial.model_file for member in selection.members]
         ensemble = assemble(spec, weights, device=args.device)
         _write_ensemble(studies.ensemble, spec, weights)
+        studies.publish(studies.ensemble)
         if opened is not None:
             images, part = opened
             opening = studies.log_test_opening(spec.split["test"], command)
@@ -76,6 +77,7 @@ def build(args: argparse.Namespace, command: str) -> int:
             test = evaluate(ensemble.member_probas(images), spec, part)
             report = dataclasses.replace(report, test=test, opening=opening)
     write_report(studies.ensemble, report)
+    studies.publish(studies.ensemble)
     _conclude(studies.ensemble, report)
     return 0
 
@@ -214,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ensemble.build",
         description="Blend the best trials of each architecture by soft voting, and report on the sealed test split.",
     )
-    parser.add_argument("studies", type=Path, help="folder that search.run wrote to; the result goes to its ensemble/")
+    parser.add_argument("studies", help="folder that search.run wrote to, or its URL; the result goes to its ensemble/")
     parser.add_argument("--top-k", type=cli.positive_int, default=1, metavar="K", help="trials an architecture [1]")
     parser.add_argument("--archs", type=_names, default=[], metavar="A,B", help="architectures that take part [all]")
     parser.add_argument(

@@ -97,11 +97,11 @@ def read_studies(folder: StudiesFolder, names: Sequence[str] = ()) -> list[Study
     Raises:
         InputError: There is no such folder or study, or they are of different data, splits or classes.
     """
-    if not folder.root.is_dir():
+    there = {study.name: study for study in folder.read_studies()}
+    if not there and not folder.root.is_dir():
         raise InputError(
             f"`studies` must be a folder, but {folder.root} is none. Give the one that search.run wrote to."
         )
-    there = {study.name: study for study in folder.read_studies()}
     if not there:
         raise InputError(
             f"`studies` must hold at least one study, but {folder.root} holds none. Run `python -m search.run` first, "

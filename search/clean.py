@@ -7,51 +7,50 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from core.cli import Parser, run, write
+from search.place import add_place_arguments, open_place
 
 # optuna takes seconds to import and --help must not: it comes after the parsing.
 if TYPE_CHECKING:
-    from optuna.storages import JournalStorage
+    from optuna.storages import BaseStorage
 
     from core.artifacts import StudiesFolder, StudyFolder
-    from search.leases import FileLeases
+    from search.leases import Leases
 
-ASIDE_S = 3600.0  # a file aside that nobody has written to for so long is a dead process's
+_DAY_S = 86400.0
 
 
 class Item(NamedTuple):
     """Something that can go."""
 
     what: str  # for people
-    path: Path
+    size: int  # bytes
+    remove: Callable[[], object]
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = Parser(prog="python -m search.clean", description=__doc__)
-    parser.add_argument("studies", type=Path, help="folder that search.run wrote to")
+    add_place_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would go, and remove nothing")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
     """Removes study by study, each under its lock."""
-    from core.artifacts import StudiesFolder
-    from search.leases import FileLeases
-    from search.storage import read_storage
-
-    studies = StudiesFolder(args.studies)
-    storage = read_storage(studies)
-    items: list[tuple[Item, int]] = []
+    place = open_place(args)
+    studies, storage = place.studies, place.storage
+    items: list[Item] = []
     for folder in studies.read_studies():
-        leases = FileLeases(folder)
+        leases = place.leases(folder)
         with leases.lock():
-            found = list(left_by_dead_workers(folder, leases))
-            found += left_by_trials(folder, storage) + left_aside(folder.root) + left_aside(folder.running)
+            found = [*left_by_dead_workers(leases), *left_by_trials(folder, leases, storage)]
+            found += left_aside(folder.root) + left_aside(folder.running)
             items += remove(found, dry_run=args.dry_run)
     shared = left_aside(studies.root) + unused_weights(studies)
     if studies.artifacts.is_dir():
@@ -61,16 +60,15 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def left_by_dead_workers(folder: "StudyFolder", leases: "FileLeases") -> Iterator[Item]:
+def left_by_dead_workers(leases: "Leases") -> Iterator[Item]:
     """Entries of workers whose processes have certainly ended; those of other machines stay for a day."""
     for worker in leases.read_workers().values():
-        files = [folder.running / f"worker-{worker.id}.{end}" for end in ("json", "lock")]
-        silent_s = time.time() - files[0].stat().st_mtime
-        if leases.is_gone(worker) or silent_s > 24 * ASIDE_S:
-            yield from (Item("entries of dead workers", file) for file in files if file.exists())
+        silent = worker.machine != leases.machine and leases.silent_s(worker) > _DAY_S
+        if silent or leases.is_gone(worker):
+            yield Item("entries of dead workers", 0, partial(leases.leave, worker))
 
 
-def left_by_trials(folder: "StudyFolder", storage: "JournalStorage") -> list[Item]:
+def left_by_trials(folder: "StudyFolder", leases: "Leases", storage: "BaseStorage") -> Iterator[Item]:
     """Checkpoints and leases of trials that are over, and folders of trials that were not whole."""
     import optuna
 
@@ -78,28 +76,34 @@ def left_by_trials(folder: "StudyFolder", storage: "JournalStorage") -> list[Ite
         trials = optuna.load_study(storage=storage, study_name=folder.name).get_trials(deepcopy=False)
     except KeyError:
         trials = []
-    over = {f"trial-{trial.number:04d}" for trial in trials if trial.state.is_finished()}
-    files = [*folder.running.glob("trial-*.lease"), *folder.running.glob("trial-*.safetensors")]
-    items = [Item("checkpoints of finished trials", file) for file in files if file.name.split(".")[0] in over]
-    return items + [Item("folders that were not whole", path) for path in (folder.root / "set-aside").glob("*")]
+    over = {trial.number for trial in trials if trial.state.is_finished()}
+    for number, size in folder.checkpoint_sizes().items():
+        if number in over:
+            yield Item("checkpoints of finished trials", size, partial(folder.drop_checkpoints, number))
+    for number in over.intersection(leases.leased()):
+        yield Item("leases of finished trials", 0, partial(leases.remove, number))
+    for path in (folder.root / "set-aside").glob("*"):
+        yield of_path("folders that were not whole", path)
 
 
 def left_aside(folder: Path) -> list[Item]:
     """Files that killed processes had been writing."""
-    now = time.time()
-    return [
-        Item("half-written files", path) for path in folder.glob(".*.tmp") if now - path.lstat().st_mtime >= ASIDE_S
-    ]
+    from core.files import LEFTOVER_S, leftovers
+
+    return [of_path("half-written files", path) for path in leftovers(folder, older_than_s=LEFTOVER_S)]
 
 
 def unused_weights(studies: "StudiesFolder") -> list[Item]:
     """First weights that no study starts from."""
+    from core.files import LEFTOVER_S
+
     used = {folder.read_study().get("weights", {}).get("hash") for folder in studies.read_studies()}
-    files = (studies.root / "weights").glob("*.safetensors")
-    return [Item("first weights of no study", file) for file in files if file.stem not in used]
+    # A study that is being started has its weights before it has its study.json.
+    files = [file for file in (studies.root / "weights").glob("*.safetensors") if _age_s(file) >= LEFTOVER_S]
+    return [of_path("first weights of no study", file) for file in files if file.stem not in used]
 
 
-def unnamed_pictures(studies: "StudiesFolder", storage: "JournalStorage") -> list[Item]:
+def unnamed_pictures(studies: "StudiesFolder", storage: "BaseStorage") -> list[Item]:
     """Pictures of no trial. A picture is named before it is drawn, so the files are listed before the names."""
     import optuna
     from optuna.artifacts import get_all_artifact_meta
@@ -110,19 +114,24 @@ def unnamed_pictures(studies: "StudiesFolder", storage: "JournalStorage") -> lis
         study = optuna.load_study(storage=storage, study_name=summary.study_name)
         metas = [get_all_artifact_meta(trial, storage=storage) for trial in study.get_trials(deepcopy=False)]
         named |= {meta.artifact_id for each in (get_all_artifact_meta(study), *metas) for meta in each}
-    return [Item("pictures of no trial", file) for file in files if file.name not in named]
+    return [of_path("pictures of no trial", file) for file in files if file.name not in named]
 
 
-def remove(items: list[Item], *, dry_run: bool) -> list[tuple[Item, int]]:
-    """Removes items, or only measures them; returns each with its bytes."""
-    measured = [(item, size_of(item.path)) for item in items]
-    if not dry_run:
-        for item in items:
-            if item.path.is_dir() and not item.path.is_symlink():
-                shutil.rmtree(item.path)
-            else:
-                item.path.unlink(missing_ok=True)
-    return measured
+def _age_s(file: Path) -> float:
+    return time.time() - file.stat().st_mtime
+
+
+def of_path(what: str, path: Path) -> Item:
+    """A file, a link, or a folder with all that is in it."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    return Item(what, size_of(path), partial(shutil.rmtree, path) if is_folder else partial(path.unlink, True))
+
+
+def remove(items: list[Item], *, dry_run: bool) -> list[Item]:
+    """Removes items, or leaves them; returns them."""
+    for item in () if dry_run else items:
+        item.remove()
+    return items
 
 
 def size_of(path: Path) -> int:
@@ -131,12 +140,12 @@ def size_of(path: Path) -> int:
     return sum(each.lstat().st_size for each in paths if each.is_file() and not each.is_symlink())
 
 
-def show(items: list[tuple[Item, int]], *, dry_run: bool) -> None:
+def show(items: list[Item], *, dry_run: bool) -> None:
     """Says what went, or would go."""
-    for what in dict.fromkeys(item.what for item, _ in items):
-        sizes = [size for item, size in items if item.what == what]
+    for what in dict.fromkeys(item.what for item in items):
+        sizes = [item.size for item in items if item.what == what]
         write(f"{sum(sizes) / 1e6:>10,.1f} MB  {len(sizes):>5}  {what}")
-    total = f"{sum(size for _, size in items) / 1e6:,.1f} MB"
+    total = f"{sum(item.size for item in items) / 1e6:,.1f} MB"
     write(f"{total} can go. Nothing was removed." if dry_run else f"{total} removed.")
 
 

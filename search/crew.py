@@ -12,18 +12,17 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
-import filelock
-
-from search.leases import GRACE_S, Lease, Leases, Worker, this_machine, utc
+from search.leases import GRACE_S, Lease, Leases, Worker, utc
 
 _BEATS_IN_GRACE = 12
 _LOOK_S = 0.5  # between two looks whether the parent is still there
+_STOOD_STILL = "the study's lock was taken from this worker while it stood still"
 
 _log = logging.getLogger(__name__)
 
 
 class FencedError(Exception):
-    """A trial has another owner by now, because this one gave no sign of life for too long."""
+    """A trial, or the study's lock, has another owner by now, because this one gave no sign of life for too long."""
 
 
 class Crew:
@@ -45,7 +44,8 @@ class Crew:
             id=uuid.uuid4().hex[:16],
             host=platform.node(),
             pid=os.getpid(),
-            machine=this_machine(),
+            machine=leases.machine,
+            beat_s=grace_s / _BEATS_IN_GRACE,
             device=device,
             since=utc(),
             parent=parent,
@@ -94,24 +94,54 @@ class Crew:
                 self.leases.beat(dataclasses.replace(self.me, counter=counter))
                 self._census.look()
                 failed = False
-            except (OSError, filelock.Timeout) as error:
+            except Exception as error:  # whatever it is, a worker whose heart stops loses its trials
                 if not failed:
                     _log.warning("this worker can't show that it is alive: %s", error)
                 failed = True
 
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """The study's lock, for something that is worth nothing if the lock is taken from this process meanwhile.
+
+        Raises:
+            FencedError: It was taken. Whatever else went wrong then is a consequence of it.
+        """
+        with self.leases.lock():
+            try:
+                yield
+            except Exception as error:
+                if self.leases.holds_lock():
+                    raise
+                raise FencedError(_STOOD_STILL) from error
+
+    def check(self) -> None:
+        """Looks whether the study's lock is still this process's. Within `acting`.
+
+        Raises:
+            FencedError: It is not.
+        """
+        if not self.leases.holds_lock():
+            raise FencedError(_STOOD_STILL)
+
     def is_dead(self, worker: str) -> bool:
         """Whether a worker will not go on: it has left, its process has ended, or it has been silent for the grace."""
-        entry = self.leases.read_workers().get(worker)
+        entry = self.leases.read_worker(worker)
         if entry is None:
             return worker != self.me.id
         return self.leases.is_gone(entry) or self._census.silent_s(worker) >= self.grace_s
 
     def is_abandoned(self) -> bool:
-        """Whether the parent, if there is one, has ended. Looks at most twice a second."""
+        """Whether the parent, if there is one, has ended. Looks at most twice a second.
+
+        A parent on this machine that stands still is waited for: it does nothing that others would have to take over.
+        """
         now = time.monotonic()
         if not self.me.parent or now - self._looked_s < _LOOK_S:
             return False
         self._looked_s = now
+        parent = self.leases.read_worker(self.me.parent)
+        if parent is not None and parent.machine == self.leases.machine:
+            return self.leases.is_gone(parent)
         return self.is_dead(self.me.parent)
 
     def is_free(self, number: int) -> bool:
@@ -120,13 +150,17 @@ class Crew:
         return lease is None or not lease.worker or self.is_dead(lease.worker)
 
     def take(self, number: int, *, epochs: int = 0) -> "Hold":
-        """Makes this worker the owner of a trial that nobody runs. Under the lock.
+        """Makes this worker the owner of a trial that nobody runs. Within `acting`.
 
         Args:
             number: Of the trial.
             epochs: That have been reported of it.
+
+        Raises:
+            FencedError: The study's lock was taken from this process.
         """
         before = self.leases.read(number)
+        self.check()
         lease = Lease(
             generation=1 if before is None else before.generation + 1,
             worker=self.me.id,
@@ -172,7 +206,7 @@ class Hold:
         Raises:
             FencedError: It no longer is.
         """
-        with self._crew.leases.lock():
+        with self._crew.acting():
             self.check()
             yield
 
@@ -182,9 +216,9 @@ class Hold:
         Raises:
             FencedError: It is not.
         """
+        self._crew.check()
         lease = self._crew.leases.read(self.number)
-        mine = (self._lease.generation, self._lease.worker)
-        if lease is None or (lease.generation, lease.worker) != mine or not self._crew.leases.holds_lock():
+        if lease is None or (lease.generation, lease.worker) != (self._lease.generation, self._lease.worker):
             raise FencedError(f"trial {self.number} was taken over while this worker stood still")
 
     def end(self) -> None:

@@ -14,6 +14,7 @@ from core.errors import InputError, counted
 from core.manifest import Manifest
 from core.splits import Split, joined_groups
 from core.versions import installed_versions
+from search.place import without_password
 
 if TYPE_CHECKING:
     from search.setup import Setup
@@ -50,9 +51,11 @@ def start_or_continue(setup: "Setup", study: optuna.Study) -> None:
                 "differ. Put them where they lay, or start another study with --study NAME."
             )
         return
-    weights_file = setup.settings.studies.weights_file(weights.hash)
+    studies = setup.settings.studies
+    weights_file = studies.weights_file(weights.hash)
     if weights.state and not weights_file.is_file():
         weights.save(weights_file)
+        studies.publish(weights_file)
     folder.write_study(describe_study(setup), rows)
 
 
@@ -90,7 +93,7 @@ def describe_study(setup: "Setup") -> dict[str, Any]:
         "sampler": settings.sampler,
         "pruner": settings.pruner,
         "versions": installed_versions(),
-        "command": shlex.join(["python", "-m", "search.run", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "search.run", *map(without_password, sys.argv[1:])]),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

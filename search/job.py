@@ -88,7 +88,10 @@ def run_job(job: Job) -> Outcome:
 def _work(job: Job) -> Outcome:
     if job.card is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.card  # before this process has used CUDA
-    if job.settings.backend == "loky":
+    if job.settings.backend != "loky":
+        # Dask's nanny makes its workers daemons, which Python denies children; images are decoded by some.
+        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    else:
         # Its own way of starting processes is not one that theirs could use in turn.
         multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -99,7 +102,7 @@ def _work(job: Job) -> Outcome:
         setup = prepare(job.settings)
         if job.small:
             setup = setup.at_search_size()
-        study = begin(setup, open_storage(job.settings.studies))
+        study = begin(setup, open_storage(job.settings.studies, job.settings.database, grace_s=job.settings.grace_s))
         manifest = setup.manifest
         truth_N = manifest.labels[setup.split.val]
         with (

@@ -2,77 +2,95 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from core.errors import LostError
+from search.asking import Asking
 from search.crew import Crew, FencedError, Hold
 from search.objective import INFEASIBLE, Objective, StoppedError
 
 MAX_ALIKE_FAILURES = 3  # in a row
 MAX_FAILED_SHARE = 1 / 5  # of the trials asked for
 MAX_INFEASIBLE = 5  # in a row
-MAX_DEATHS = 5  # of processes in a row that ran one trial, without an epoch between them
+PATIENCE_S = 60.0  # with a database or a URL that doesn't answer
 _WAIT_S = 0.5  # between two looks whether there is something to do
 
 _log = logging.getLogger(__name__)
+
+
+class Turn(NamedTuple):
+    """A trial that a worker is to run."""
+
+    trial: optuna.Trial
+    hold: Hold
+    beside_others: bool  # whether other workers run trials
 
 
 class SearchFailedError(RuntimeError):
     """So many trials fail that going on would waste the machine."""
 
 
-def run_trials(
-    study: optuna.Study, objective: Objective, crew: Crew, *, n_trials: int, ask: Callable[[bool], optuna.Trial]
-) -> str:
+def run_trials(study: optuna.Study, objective: Objective, crew: Crew, asking: Asking, *, n_trials: int) -> str:
     """Runs trials until a study holds `n_trials` finished ones, over all restarts and workers.
 
     Args:
         study: Where trials are counted.
         objective: Runs one.
         crew: This worker, among the others.
+        asking: Begins new trials.
         n_trials: Complete and pruned trials that the study is to hold.
-        ask: Gives a new trial with its parameters; is told whether others are running. Called under the study's lock.
 
     Returns:
         Why it stopped before that; empty if it did not.
 
     Raises:
         SearchFailedError: Too many trials fail.
+        LostError: A database or a URL has not answered for a minute.
     """
     # Failures of earlier runs don't count against this one: their cause may have been mended.
     before = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+    lost_s: float | None = None  # when something elsewhere stopped answering
     while True:
         try:
             objective.watcher.check()
-            with crew.leases.lock():
+            with crew.acting():
                 if count_finished(study) >= n_trials:
                     return ""
-                turn = next_turn(study, crew, n_trials=n_trials, names=objective.names, ask=ask)
+                turn = next_turn(study, crew, asking, n_trials=n_trials)
             if turn is None:  # others run the last ones; should one fail, another is needed
                 time.sleep(_WAIT_S)
                 continue
-            run_turn(study, objective, *turn)
+            run_turn(study, objective, asking, turn)
+            lost_s = None
+            if trouble := explain_failures(ended_since(study, before), n_trials):
+                raise SearchFailedError(trouble)
         except StoppedError as stop:
             return str(stop)
-        finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-        if trouble := explain_failures([trial for trial in finished if trial.number not in before], n_trials):
-            raise SearchFailedError(trouble)
+        except FencedError as fenced:
+            _log.warning("%s; it goes on with another trial", fenced)
+        except LostError as lost:
+            lost_s = lost_s or time.monotonic()
+            if time.monotonic() - lost_s > PATIENCE_S:
+                raise
+            _log.warning("waiting for it: %s", lost)
+            time.sleep(_WAIT_S)
 
 
-def run_turn(study: optuna.Study, objective: Objective, trial: optuna.Trial, hold: Hold) -> None:
-    """Runs one trial, unless it has killed its processes time and again. Whatever breaks it off gives it back."""
+def run_turn(study: optuna.Study, objective: Objective, asking: Asking, turn: Turn) -> None:
+    """Runs one trial. Whatever breaks it off gives it back.
+
+    Raises:
+        FencedError: The trial has another owner by now.
+    """
     try:
-        if hold.deaths >= MAX_DEATHS:
-            reason = f"{MAX_DEATHS} processes in a row died while they ran it"
-            objective.tell_infeasible(study, trial, hold, reason)
-        else:
-            objective.run(study, trial, hold)
-    except FencedError as fenced:
-        _log.warning("%s; it goes on elsewhere, and this worker with another", fenced)
+        asking.draw(turn.trial, turn.hold, beside_others=turn.beside_others)
+        objective.run(study, turn.trial, turn.hold)
     finally:
-        hold.give_back()
+        turn.hold.give_back()
 
 
 def count_finished(study: optuna.Study) -> int:
@@ -80,15 +98,15 @@ def count_finished(study: optuna.Study) -> int:
     return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.get_trials(deepcopy=False))
 
 
-def next_turn(
-    study: optuna.Study,
-    crew: Crew,
-    *,
-    n_trials: int,
-    names: Collection[str],
-    ask: Callable[[bool], optuna.Trial],
-) -> tuple[optuna.Trial, Hold] | None:
-    """The trial that this worker runs next; None while those under way may be enough. Under the study's lock.
+def ended_since(study: optuna.Study, before: Collection[int]) -> list[FrozenTrial]:
+    """The trials that have ended besides those of before, in the order in which they did."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in before]
+    ended = [(trial.datetime_complete, trial.number, trial) for trial in trials if trial.datetime_complete is not None]
+    return [trial for *_, trial in sorted(ended)]
+
+
+def next_turn(study: optuna.Study, crew: Crew, asking: Asking, *, n_trials: int) -> Turn | None:
+    """The trial that this worker runs next; None while those under way may be enough. Within `crew.acting`.
 
     A trial whose owner is dead or has given it back comes first, under its own number: the sampler is asked only once
     there is none, and so is not kept away from where dead trials were.
@@ -98,15 +116,12 @@ def next_turn(
     others = len(running) - len(left)
     if count_finished(study) + others >= n_trials:
         return None
-    for frozen in left:
-        trial = optuna.Trial(study, frozen._trial_id)
-        if set(frozen.params) == set(names):
-            return trial, crew.take(frozen.number, epochs=len(frozen.intermediate_values))
-        # A process died while it asked, so the trial has not begun.
-        trial.set_user_attr("reason", "its process died while it asked for parameters")
-        study.tell(trial, state=TrialState.FAIL)
-    trial = ask(others > 0)
-    return trial, crew.take(trial.number)
+    if left:
+        trial, epochs = optuna.Trial(study, left[0]._trial_id), len(left[0].intermediate_values)
+    else:
+        crew.check()
+        trial, epochs = asking.begin(), 0
+    return Turn(trial, crew.take(trial.number, epochs=epochs), others > 0)
 
 
 def explain_failures(finished: Sequence[FrozenTrial], n_trials: int) -> str:
@@ -116,7 +131,7 @@ def explain_failures(finished: Sequence[FrozenTrial], n_trials: int) -> str:
     trials in a row that their parameters made impossible: then it is not their parameters.
 
     Args:
-        finished: The trials that ended in this run, in order.
+        finished: The trials that ended in this run, in the order in which they did.
         n_trials: Trials asked for.
     """
     failed = [trial for trial in finished if trial.state == TrialState.FAIL]

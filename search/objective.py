@@ -22,6 +22,7 @@ from search.pictures import Pictures, name_pictures
 INFEASIBLE = "infeasible"  # the constraint that tells the sampler to stay away
 PRUNED = "pruned"
 COMPLETE = "complete"
+MAX_DEATHS = 5  # of processes in a row that ran one trial, without an epoch between them
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,6 @@ class Objective:
         folder: Where finished trials go.
         pictures: Draws them for the dashboard.
         trainer: Trains them, one after the other.
-        names: Parameters that every trial has.
         groups: Lesion of each validation row, for intervals.
         fixed: Fields of `TrainConfig` that no trial varies.
         keep: Number of best trials whose weights stay.
@@ -67,7 +67,6 @@ class Objective:
     folder: StudyFolder
     pictures: Pictures
     trainer: Trainer
-    names: tuple[str, ...]
     groups: tuple[str, ...]
     fixed: dict[str, Any]
     keep: int
@@ -90,28 +89,34 @@ class Objective:
                 it is, and continues from its last epoch.
             FencedError: It has another owner by now.
         """
-        if self.folder.holds_trial(trial.number):
-            # A process died between keeping the trial and telling Optuna.
-            self._tell(study, trial, hold, self.folder.read_trial(trial.number))
-        else:
-            self._try(study, trial, hold)
+        try:
+            if self.folder.holds_trial(trial.number):
+                # A process died between keeping the trial and telling Optuna.
+                self._tell(study, trial, hold, self.folder.read_trial(trial.number))
+            elif hold.deaths >= MAX_DEATHS:
+                self._tell_infeasible(study, trial, hold, f"{MAX_DEATHS} processes in a row died while they ran it")
+            else:
+                self._try(study, trial, hold)
+        except FencedError:
+            self.folder.checkpoint_file(trial.number, hold.generation).unlink(missing_ok=True)  # nobody reads it
+            raise
         self.folder.drop_models(self.keep)
         self.folder.drop_checkpoints(trial.number)
 
     def _try(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
         try:
-            result = self._train(study, trial, hold)
+            record = self._keep(trial, hold, self._train(study, trial, hold))
         except (StoppedError, FencedError, OSError, InputError):
             raise
         except NonFiniteLossError as error:
-            self.tell_infeasible(study, trial, hold, str(error))
+            self._tell_infeasible(study, trial, hold, str(error))
         except Exception as error:
             if is_out_of_memory(error):
-                self.tell_infeasible(study, trial, hold, f"out of memory: {_first_line(error)}")
+                self._tell_infeasible(study, trial, hold, f"out of memory: {_first_line(error)}")
             else:
                 self._tell_failure(study, trial, hold, error)
         else:
-            self._tell(study, trial, hold, self._keep(trial, hold, result))
+            self._tell(study, trial, hold, record)
 
     def _train(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> TrainResult:
         config = self.config_of(trial)
@@ -132,12 +137,13 @@ class Objective:
         def train() -> TrainResult:
             return self.trainer.train(config, on_epoch, checkpoint_file=checkpoint, on_step=self.watcher.step_done)
 
-        try:
-            return train()
-        except CheckpointError as error:
-            _log.warning("trial %d starts afresh: %s", trial.number, error)
-            checkpoint.unlink()
-            return train()
+        with self.folder.sharing(checkpoint):
+            try:
+                return train()
+            except CheckpointError as error:
+                _log.warning("trial %d starts afresh: %s", trial.number, error)
+                checkpoint.unlink()
+                return train()
 
     def _keep(self, trial: optuna.Trial, hold: Hold, result: TrainResult) -> TrialRecord:
         """Writes the trial's folder."""
@@ -186,7 +192,7 @@ class Objective:
         self.pictures.draw(names, record)
         self.watcher.trial_done(trial.number, record.state, record, record.reason)
 
-    def tell_infeasible(self, study: optuna.Study, trial: optuna.Trial, hold: Hold, reason: str) -> None:
+    def _tell_infeasible(self, study: optuna.Study, trial: optuna.Trial, hold: Hold, reason: str) -> None:
         """Ends a trial that its own parameters made impossible, so that the sampler learns to avoid them."""
         with hold.acting():
             trial.set_constraint(INFEASIBLE, 1.0)

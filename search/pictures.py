@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -16,13 +17,15 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna.artifacts import get_all_artifact_meta, upload_artifact
+from optuna.artifacts import ArtifactMeta, get_all_artifact_meta, upload_artifact
 
 from core.artifacts import StudyFolder, TrialRecord
+from core.errors import InputError
 from core.files import written_aside
 from core.metrics import confusion_matrix, correct_prior
 
 CURVES, CONFUSION = "curves.png", "confusion.png"
+_ARTIFACT_ID = re.compile(r"[0-9a-f-]{36}")  # as Optuna makes them; a name leads to a file
 _PATIENCE_S = 60.0  # half a second a picture; more means that the process hangs
 
 _log = logging.getLogger(__name__)
@@ -87,11 +90,14 @@ class Pictures:
         for trial in study.get_trials(deepcopy=False):
             if trial.number in self._seen or not trial.state.is_finished():
                 continue
-            metas = get_all_artifact_meta(trial, storage=study._storage)
-            absent = any(not (self._folder / meta.artifact_id).is_file() for meta in metas)
-            if absent and folder.holds_trial(trial.number):
-                self.draw({meta.filename: meta.artifact_id for meta in metas}, folder.read_trial(trial.number))
             self._seen.add(trial.number)
+            names = names_of(get_all_artifact_meta(trial, storage=study._storage))
+            if all((self._folder / name).is_file() for name in names.values()) or not folder.holds_trial(trial.number):
+                continue
+            try:
+                self.draw(names, folder.read_trial(trial.number))
+            except InputError as error:
+                _log.warning("the pictures of trial %d can't be drawn: %s", trial.number, error)
 
     def draw(self, names: dict[str, str], record: TrialRecord) -> None:
         """Draws the pictures of a trial, or sees to it.
@@ -119,7 +125,9 @@ class Pictures:
         for future in done:
             self._pending.remove(future)
             if (error := future.exception()) is not None:
-                _log.warning("a picture could not be drawn (%s: %s); the next search tries again", type(error), error)
+                _log.warning(
+                    "a picture could not be drawn (%s: %s); the next search tries again", type(error).__name__, error
+                )
 
     def close(self) -> None:
         """Waits for the pictures that are owed, but not for ever."""
@@ -151,15 +159,19 @@ class _NoStore:
 
 def name_pictures(trial: optuna.Trial) -> dict[str, str]:
     """Gives a trial the names of its pictures, unless it has them; before it ends, and their files follow."""
-    if metas := get_all_artifact_meta(trial):
-        return {meta.filename: meta.artifact_id for meta in metas}
-    names = {}
+    names = names_of(get_all_artifact_meta(trial))
     with tempfile.TemporaryDirectory() as folder:
-        for name in (CURVES, CONFUSION):
+        for name in {CURVES, CONFUSION} - names.keys():  # an owner before this one may have died halfway
             stub = Path(folder) / name
             stub.touch()
             names[name] = upload_artifact(artifact_store=_NoStore(), file_path=str(stub), study_or_trial=trial)
     return names
+
+
+def names_of(metas: Sequence[ArtifactMeta]) -> dict[str, str]:
+    """The file of each of our pictures that a trial has a name for; people may have added others in the dashboard."""
+    ours = [meta for meta in metas if meta.filename in (CURVES, CONFUSION) and _ARTIFACT_ID.fullmatch(meta.artifact_id)]
+    return {meta.filename: meta.artifact_id for meta in ours}
 
 
 def draw_pictures(folder: Path, names: dict[str, str], drawing: Drawing) -> None:
@@ -173,7 +185,8 @@ def draw_pictures(folder: Path, names: dict[str, str], drawing: Drawing) -> None
     from core.plots import figure_png, plot_confusion, plot_curves
 
     figures = {CURVES: plot_curves(drawing.history), CONFUSION: plot_confusion(drawing.confusion_CC, drawing.classes)}
-    for name, figure in figures.items():
+    for name in names:
+        figure = figures[name]
         with written_aside(folder / names[name]) as aside:
             aside.write_bytes(figure_png(figure))
 

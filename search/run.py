@@ -3,11 +3,11 @@
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.cli import Parser, natural_int, positive_int, run, seconds
 from core.dataspec import add_data_arguments, read_data_arguments
+from search.place import add_storage_argument
 
 # torch, timm and optuna take seconds to import and --help must not: they come after the parsing.
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def build_parser() -> argparse.ArgumentParser:
         parser,
         help="folder of labelled images, CSV or npz file; repeated, they are merged (default: data/, else demo images)",
     )
-    parser.add_argument("--studies", type=Path, default=Path("studies"), help="where results go (default: studies)")
+    parser.add_argument(
+        "--studies", default="studies", metavar="PLACE", help="where results go: a folder, or a URL (default: studies)"
+    )
+    add_storage_argument(parser)
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: the arch)")
     parser.add_argument("--epochs", type=positive_int, default=10, help="epochs of a trial (default: 10)")
     parser.add_argument(
@@ -119,7 +122,7 @@ def main(args: argparse.Namespace) -> int:
     from search.worker import Goal, begin
 
     setup = prepare(settings)
-    storage = open_storage(settings.studies)
+    storage = open_storage(settings.studies, settings.database, grace_s=settings.grace_s)
     goal = Goal(n_trials=args.trials, keep=args.keep)
     if settings.search_size is not None:
         return run_two_sizes(setup, storage, goal, retrain=args.retrain or RETRAIN, deadline=deadline)
@@ -128,11 +131,11 @@ def main(args: argparse.Namespace) -> int:
 
 def read_settings(args: argparse.Namespace) -> "Settings":
     """Checks what needs no data, so that a wrong word is refused at once."""
-    from core.artifacts import StudiesFolder
     from core.budget import DISK, Budget
     from core.device import resolve_device
     from core.errors import InputError
     from core.loaders import KINDS
+    from core.mirror import open_studies
     from search.samplers import PRUNERS, SAMPLERS
     from search.setup import Settings
 
@@ -149,6 +152,15 @@ def read_settings(args: argparse.Namespace) -> "Settings":
             "`--scheduler` must be given with --backend dask and with no other, but got "
             f"--backend {args.backend or 'loky'} and --scheduler {args.scheduler or 'none'}. Give both, or neither."
         )
+    if "://" in args.studies and not args.storage:
+        raise InputError(
+            f"`--studies` must be a folder unless --storage names a database, but got --studies {args.studies} alone. "
+            "A journal needs a folder that all machines share; give both, or a folder."
+        )
+    if args.storage:
+        from search.database import parse_url
+
+        parse_url(args.storage)
     if args.backend is not None:
         from search.workers import refuse_backend
 
@@ -156,7 +168,8 @@ def read_settings(args: argparse.Namespace) -> "Settings":
     return Settings(
         arch=args.arch,
         data=read_data_arguments(args, args.data),
-        studies=StudiesFolder(args.studies),
+        studies=open_studies(args.studies),
+        database=args.storage,
         study=args.study,
         epochs=args.epochs,
         image_size=args.image_size,

@@ -6,26 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage
 
 from core.cli import stopping_cleanly, write
 from core.config import TrainConfig
 from core.device import describe_device, is_out_of_memory
 from core.durations import in_words
 from core.errors import counted
-from core.files import remove_leftovers
+from core.files import LEFTOVER_S, remove_leftovers
 from core.trainer import Trainer
 from search.console import Console
 from search.crew import Crew
 from search.loop import SearchFailedError, count_finished
 from search.pictures import Pictures
 from search.setup import Setup
+from search.storage import dashboard_storage
 from search.summary import rank, summarise, table
 from search.worker import Goal, Work
 from search.workers import run_workers
 
 EXIT_FAILED = 1
-_LEFTOVER_S = 3600.0  # a file aside that nobody has written to for so long is a dead process's
+_FRESH_S = 60.0  # a file aside may be that of a command which has just been typed
 
 
 class Session:
@@ -44,7 +45,7 @@ class Session:
     def __init__(
         self,
         setup: Setup,
-        storage: JournalStorage,
+        storage: BaseStorage,
         study: optuna.Study,
         goal: Goal,
         *,
@@ -124,13 +125,17 @@ class Session:
         goal, grace_s = self.goal.n_trials, self.setup.settings.grace_s
         with Crew(self.setup.leases(), device=device, goal=goal, grace_s=grace_s) as crew:
             for folder in (self.setup.folder.root, self.setup.folder.running):
-                remove_leftovers(folder, older_than_s=0 if crew.is_alone() else _LEFTOVER_S)
+                remove_leftovers(folder, older_than_s=_FRESH_S if crew.is_alone() else LEFTOVER_S)
             yield crew
 
-    def pictures(self) -> Pictures:
+    @contextmanager
+    def pictures(self) -> Iterator[Pictures]:
         """What draws the trials for the dashboard."""
-        manifest = self.setup.manifest
-        return Pictures(self.setup.settings.studies.artifacts, manifest.labels[self.setup.split.val], manifest.classes)
+        manifest, studies = self.setup.manifest, self.setup.settings.studies
+        studies.sync_pictures()
+        with Pictures(studies.artifacts, manifest.labels[self.setup.split.val], manifest.classes) as pictures:
+            yield pictures
+        studies.sync_pictures()
 
     def best(self) -> float | None:
         """The best recall so far."""
@@ -189,7 +194,7 @@ class Session:
 
     def show_end(self) -> None:
         """The best trials, and the two commands to type next."""
-        setup, studies = self.setup, shlex.quote(str(self.setup.settings.studies.root))
+        setup, settings = self.setup, self.setup.settings
         if records := setup.folder.read_trials():
             write(
                 f"\nBest trials of {setup.folder.name}, by macro recall on {len(setup.split.val):,} validation images:"
@@ -198,8 +203,11 @@ class Session:
         if not self.last:
             return
         write("\nNext:")
-        write(f"  optuna-dashboard {studies}/journal.log --artifact-dir {studies}/artifacts --host 127.0.0.1")
-        write(f"  python -m ensemble.build {studies}")
+        storage = dashboard_storage(settings.studies, settings.database)
+        folder = settings.studies.artifacts
+        dashboard = ["optuna-dashboard", storage, "--artifact-dir", str(folder), "--host", "127.0.0.1"]
+        write(f"  {shlex.join(dashboard)}")
+        write(f"  python -m ensemble.build {shlex.quote(settings.studies.place)}")
 
 
 def measure_trial_s(trainer: Trainer, config: TrainConfig) -> float | None:

@@ -32,8 +32,9 @@ from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
 from core.weights import Weights, resolve_weights
-from search.leases import FileLeases
+from search.leases import Leases
 from search.space import Space, build_space
+from search.storage import open_leases
 
 DEMO_IMAGES = 600
 
@@ -47,6 +48,7 @@ class Settings:
     arch: str
     data: DataSpec
     studies: StudiesFolder
+    database: str
     study: str | None
     epochs: int
     image_size: int | None
@@ -130,9 +132,9 @@ class Setup:
         """Name of the study that the user asked for, also while another one serves it."""
         return self.serves or self.folder.name
 
-    def leases(self) -> FileLeases:
+    def leases(self) -> Leases:
         """Who runs which trial."""
-        return FileLeases(self.folder, grace_s=self.settings.grace_s)
+        return open_leases(self.folder, self.settings.database, grace_s=self.settings.grace_s)
 
     def sampler_seed(self, number: int) -> int:
         """Seed of the sampler for a trial; 32 bits, as NumPy's older generators take no more."""

@@ -2,72 +2,64 @@
 
 import argparse
 import json
+import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.cli import Parser, run, write
+from search.place import add_place_arguments, open_place
 
 # optuna takes seconds to import and --help must not: it comes after the parsing.
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import JournalStorage
 
     from core.artifacts import StudyFolder
-    from search.leases import FileLeases, Lease, Worker
+    from search.leases import Lease, Leases, Worker
+    from search.place import Place
 
 Facts = dict[str, Any]
 
-LOOK_S = 6.0  # a worker shows itself every 5 s
 _RECENT = 20  # trials whose durations tell how long the next ones take
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = Parser(prog="python -m search.status", description=__doc__)
-    parser.add_argument("studies", type=Path, help="folder that search.run wrote to")
+    add_place_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
     """Reads every study. Writes nothing, and waits only to see whether workers on other machines count on."""
-    from core.artifacts import StudiesFolder
-    from core.errors import InputError
-    from search.storage import read_storage
-
-    studies = StudiesFolder(args.studies)
-    storage = read_storage(studies)
-    folders = studies.read_studies()
-    if not folders:
-        raise InputError(
-            f"`studies` must hold at least one study, but {studies.root} holds none. Run `python -m search.run` first."
-        )
-    facts = [facts_of(folder, storage) for folder in folders]
+    place = open_place(args)
+    place.studies.sync_pictures()
+    facts = [facts_of(folder, place) for folder in place.studies.read_studies()]
     write(json.dumps(facts, indent=1) if args.json else "\n\n".join(map(in_text, facts)))
     return 0
 
 
-def facts_of(folder: "StudyFolder", storage: "JournalStorage") -> Facts:
+def facts_of(folder: "StudyFolder", place: "Place") -> Facts:
     """How one study stands."""
     import optuna
     from optuna.trial import TrialState
 
-    from search.leases import FileLeases
     from search.summary import rank
 
     try:
-        trials = optuna.load_study(storage=storage, study_name=folder.name).get_trials(deepcopy=False)
+        trials = optuna.load_study(storage=place.storage, study_name=folder.name).get_trials(deepcopy=False)
     except KeyError:  # its search has written study.json and not got to Optuna yet, or was moved here without it
         trials = []
-    leases = FileLeases(folder)
+    leases = place.leases(folder)
     workers, states = leases.read_workers(), look_at_workers(leases)
     held = leases.read_leases()
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
     finished = counts["complete"] + counts["pruned"]
-    goal = max((worker.goal for worker in workers.values() if states[worker.id] != "ended"), default=0)
+    goal = max((worker.goal for worker in workers.values() if states.get(worker.id, "ended") != "ended"), default=0)
     under_way = [describe_running(trial, held.get(trial.number), workers, states) for trial in running]
     at_work = sum(not each["left"] for each in under_way)
     best = rank(folder.read_trials())[:1]
@@ -80,26 +72,29 @@ def facts_of(folder: "StudyFolder", storage: "JournalStorage") -> Facts:
         "expected_s": expected_s(trials, goal - finished, at_work),
         "running": under_way,
         "workers": [
-            {"worker": worker.name, "device": worker.device, "since": worker.since, "state": states[worker.id]}
+            {
+                "worker": worker.name,
+                "device": worker.device,
+                "since": worker.since,
+                "state": states.get(worker.id, "ended"),
+            }
             for worker in sorted(workers.values(), key=lambda worker: worker.since)
         ],
         "disk": disk_used(folder.root),
     }
 
 
-def look_at_workers(leases: "FileLeases") -> dict[str, str]:
+def look_at_workers(leases: "Leases") -> dict[str, str]:
     """Of each worker whether it is ``alive``, has ``ended``, or has been ``silent`` while we looked."""
-    from search.leases import this_machine
-
     before = leases.read_workers()
-    if any(worker.machine != this_machine() for worker in before.values()):
-        time.sleep(LOOK_S)
+    # Of those of other machines only their counters tell.
+    time.sleep(max((1.2 * worker.beat_s for worker in before.values() if worker.machine != leases.machine), default=0))
     after = leases.read_workers()
     states = {}
     for worker in before.values():
         if worker.id not in after or leases.is_gone(worker):
             states[worker.id] = "ended"
-        elif worker.machine == this_machine() or after[worker.id].counter != worker.counter:
+        elif worker.machine == leases.machine or after[worker.id].counter != worker.counter:
             states[worker.id] = "alive"
         else:
             states[worker.id] = "silent"
@@ -136,11 +131,12 @@ def disk_used(root: Path) -> dict[str, int]:
     from core.trials import MODEL_FILE
 
     used = {"weights": 0, "checkpoints": 0, "other": 0}
-    for path in root.rglob("*"):
-        if path.is_symlink() or not path.is_file():
-            continue
-        kind = "weights" if path.name == MODEL_FILE else "other"
-        used["checkpoints" if path.parent.name == "running" else kind] += path.stat().st_size
+    for folder, _, names in os.walk(root):
+        for name in names:
+            kind = "weights" if name == MODEL_FILE else "other"
+            with suppress(FileNotFoundError):  # a search may be at work
+                size = os.lstat(os.path.join(folder, name)).st_size
+                used["checkpoints" if os.path.basename(folder) == "running" else kind] += size
     return used
 
 

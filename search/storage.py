@@ -1,21 +1,26 @@
-"""Optuna's storage of all studies."""
+"""Optuna's storage of all studies, and who runs which trial: files of the studies folder, or a database."""
 
 import logging
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
-from core.artifacts import StudiesFolder
+from core.artifacts import StudiesFolder, StudyFolder
 from core.errors import InputError, shorten
+from search.file_leases import FileLeases
+from search.leases import GRACE_S, Leases
 
 METRIC = "validation macro recall"
+_GRACE_S = 30  # of the journal's lock; Optuna's own default
+_SHORTEST_GRACE_S = 3  # below, Optuna warns
 
 _log = logging.getLogger(__name__)
 
@@ -27,22 +32,45 @@ class _MendingLock(JournalFileOpenLock):
     every load fails. Under this lock nobody else is writing, so a last line without its end is such a half.
     """
 
-    def __init__(self, journal_file: Path) -> None:
-        super().__init__(str(journal_file))
+    def __init__(self, journal_file: Path, *, grace_s: float) -> None:
+        # Below the grace of the study's lock, so that nobody loses that one while waiting for this one.
+        super().__init__(str(journal_file), grace_period=max(_SHORTEST_GRACE_S, min(_GRACE_S, round(grace_s / 2))))
         self._journal_file = journal_file
+        self._mine: tuple[int, int] | None = None
 
     def acquire(self) -> bool:
+        self._mine = None
         taken = super().acquire()
-        mend_tail(self._journal_file)
+        self._mine = self._identity()
+        try:
+            mend_tail(self._journal_file)
+        except BaseException:
+            self.release()
+            raise
         return taken
+
+    def release(self) -> None:
+        # Optuna releases in the name of a holder that stood still, too.
+        if self._mine is not None and self._identity() != self._mine:
+            _log.warning("the lock of %s was taken from this process while it stood still", self._journal_file)
+            return
+        super().release()
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._lock_file)
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
 
 class _Journal(JournalFileBackend):
     """Optuna's journal, which says where it lies when its disk is full."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, grace_s: float) -> None:
         # Not Optuna's default lock, a symbolic link: Windows and some network mounts have none.
-        super().__init__(str(file), lock_obj=_MendingLock(file))
+        self._lock = _MendingLock(file, grace_s=grace_s)
+        super().__init__(str(file), lock_obj=self._lock)
         self._file = file
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -51,6 +79,9 @@ class _Journal(JournalFileBackend):
         except OSError as error:
             if error.errno is not None and error.filename is None:
                 error.filename = str(self._file)
+            with suppress(OSError):  # the dashboard would append to half a line, and doesn't mend
+                self._lock.acquire()
+                self._lock.release()
             raise
 
 
@@ -71,29 +102,68 @@ def mend_tail(journal_file: Path) -> None:
             _log.warning("cut %d bytes of a line that was never finished off %s", end - keep, journal_file)
 
 
-def open_storage(studies: StudiesFolder) -> JournalStorage:
-    """Opens the journal of a studies folder, which is made if needed.
+def open_storage(studies: StudiesFolder, database: str = "", *, grace_s: float = GRACE_S) -> BaseStorage:
+    """Opens the journal of a studies folder, or a database. The folder is made if needed.
+
+    Args:
+        studies: Where trials lie.
+        database: URL of a database; empty for the journal.
+        grace_s: How long the holder of a study's lock may stand still.
 
     Raises:
-        InputError: The folder cannot be made or written to, or the journal is damaged before its last line.
+        InputError: The folder cannot be made or written to, the journal is damaged before its last line, or the
+            database can't be reached.
     """
     try:
         studies.root.mkdir(parents=True, exist_ok=True)
-        studies.journal_file.touch()
+        if not database:
+            studies.journal_file.touch()
     except OSError as error:
         raise InputError(
             f"`--studies` must be a folder that can be written to, but {studies.root} is not ({error.strerror}). "
             "Choose another."
         ) from error
-    lock = _MendingLock(studies.journal_file)
+    if database:
+        return _open_database(database)
+    lock = _MendingLock(studies.journal_file, grace_s=grace_s)
     lock.acquire()
     lock.release()
-    return _open_journal(studies)
+    return _open_journal(studies, grace_s)
 
 
-def _open_journal(studies: StudiesFolder) -> JournalStorage:
+def _open_database(url: str) -> BaseStorage:
+    from search.database import open_database  # sqlalchemy takes a moment to import, and the journal needs none
+
+    return open_database(url)
+
+
+def open_leases(folder: StudyFolder, database: str = "", *, grace_s: float = GRACE_S) -> Leases:
+    """Who runs which trial of a study; in the same place as Optuna's storage.
+
+    Args:
+        folder: The study.
+        database: URL of a database; empty for files in the folder.
+        grace_s: How long the holder of the study's lock may stand still.
+    """
+    if database:
+        from search.database_leases import DatabaseLeases
+
+        return DatabaseLeases(database, folder.name, grace_s=grace_s)
+    return FileLeases(folder, grace_s=grace_s)
+
+
+def dashboard_storage(studies: StudiesFolder, database: str = "") -> str:
+    """What the dashboard is told to read; without a password, which it finds where we found it."""
+    if database:
+        from search.database import parse_url
+
+        return parse_url(database).set(password=None).render_as_string()
+    return str(studies.journal_file)
+
+
+def _open_journal(studies: StudiesFolder, grace_s: float = GRACE_S) -> JournalStorage:
     try:
-        return JournalStorage(_Journal(studies.journal_file))
+        return JournalStorage(_Journal(studies.journal_file, grace_s=grace_s))
     # Optuna takes every line of JSON for one of its own.
     except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InputError(
@@ -102,21 +172,27 @@ def _open_journal(studies: StudiesFolder) -> JournalStorage:
         ) from error
 
 
-def read_storage(studies: StudiesFolder) -> JournalStorage:
-    """Opens the journal of a studies folder to read what it says now; nothing is written and nobody is waited for.
+def read_storage(studies: StudiesFolder, database: str = "") -> BaseStorage:
+    """Opens the storage of a studies folder to read what it says now; nobody is waited for.
+
+    Args:
+        studies: Where trials lie.
+        database: URL of a database; empty for the journal.
 
     Raises:
-        InputError: There is no journal, or it is damaged.
+        InputError: There is no journal, it is damaged, or the database can't be reached.
     """
+    if database:
+        return _open_database(database)
     if not studies.journal_file.is_file():
         raise InputError(
             f"`studies` must be a folder that search.run wrote to, but {studies.root} has no journal.log. "
-            "Give the one that it wrote to."
+            "Give the one that it wrote to, and its --storage if it had one."
         )
     return _open_journal(studies)
 
 
-def open_study(storage: JournalStorage, name: str) -> optuna.Study:
+def open_study(storage: BaseStorage, name: str) -> optuna.Study:
     """Opens a study, or starts it; the recall is to be maximised."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines would repeat ours
     try:  # first, as asking to create one that exists leaves an entry in the journal each time

@@ -1,17 +1,18 @@
 """A search in two steps: many trials on small images, then the best of them again on images of the full size."""
 
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from core.cli import write
+from core.cli import stop_asked, write
+from search.asking import without_known
 from search.loop import count_finished
 from search.session import Session
 from search.setup import Setup
 from search.summary import rank
-from search.worker import Goal, begin, without_known
+from search.worker import Goal, begin
 
 
-def run_two_sizes(setup: Setup, storage: JournalStorage, goal: Goal, *, retrain: int, deadline: float | None) -> int:
+def run_two_sizes(setup: Setup, storage: BaseStorage, goal: Goal, *, retrain: int, deadline: float | None) -> int:
     """Searches on small images, then trains the best trials on the full ones; returns the exit status.
 
     Each step is a study of its own, so that whatever was interrupted continues, and what is there is not done again.
@@ -28,7 +29,7 @@ def run_two_sizes(setup: Setup, storage: JournalStorage, goal: Goal, *, retrain:
     # Their weights serve nobody: what votes is trained at the full size.
     of_small = Goal(n_trials=goal.n_trials, keep=0)
     session = Session(small, storage, study, of_small, deadline=deadline, last=False)
-    if (status := session.run()) or count_finished(study) < goal.n_trials:
+    if (status := session.run()) or count_finished(study) < goal.n_trials or stop_asked():
         return status
     best = rank(small.folder.read_trials())[:retrain]
     words = f"the best {len(best)} of {small.folder.name}"
@@ -36,7 +37,7 @@ def run_two_sizes(setup: Setup, storage: JournalStorage, goal: Goal, *, retrain:
     proposals = tuple({param: record.config[param] for param in setup.space.distributions} for record in best)
     study = begin(setup, storage)
     # Trials of an earlier search that have begun go on before any other.
-    begun = sum(trial.state == TrialState.RUNNING for trial in study.get_trials(deepcopy=False))
-    missing = len(without_known(proposals, study))
-    of_full = Goal(n_trials=count_finished(study) + begun + missing, keep=goal.keep, proposals=proposals)
+    trials = study.get_trials(deepcopy=False)
+    there = sum(trial.state != TrialState.FAIL for trial in trials)
+    of_full = Goal(n_trials=there + len(without_known(proposals, trials)), keep=goal.keep, proposals=proposals)
     return Session(setup, storage, study, of_full, deadline=deadline, asked=f"training {words} again").run()

@@ -2,25 +2,22 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.trial import TrialState
+from optuna.storages import BaseStorage
 
 from core.trainer import Trainer
+from search.asking import Asking, Params
 from search.crew import Crew
 from search.identity import lesion_names, start_or_continue
 from search.loop import run_trials
 from search.objective import Objective, Watcher
 from search.pictures import Pictures
-from search.samplers import build_pruner, build_sampler
+from search.samplers import build_pruner
 from search.setup import Setup
 from search.storage import open_study
 
 _log = logging.getLogger(__name__)
-
-Params = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,7 @@ class Goal:
     proposals: tuple[Params, ...] = ()
 
 
-def begin(setup: Setup, storage: JournalStorage) -> optuna.Study:
+def begin(setup: Setup, storage: BaseStorage) -> optuna.Study:
     """Opens a study in Optuna, and starts it or checks that it is the same as before.
 
     Raises:
@@ -81,19 +78,17 @@ class Work:
         settings = self.setup.settings
         self.study.pruner = build_pruner(settings.pruner, epochs=settings.epochs)
         objective = self.objective(trainer)
-        return run_trials(self.study, objective, self.crew, n_trials=self.goal.n_trials, ask=self.ask)
+        return run_trials(self.study, objective, self.crew, self.asking(), n_trials=self.goal.n_trials)
 
-    def ask(self, beside_others: bool) -> optuna.Trial:
-        """A new trial with all its parameters: a proposed one, else at first the one that is known to be good."""
-        number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = build_sampler(
-            self.setup.settings.sampler, seed=self.setup.sampler_seed(number), beside_others=beside_others
+    def asking(self) -> Asking:
+        """What begins new trials: proposed ones, the one that is known to be good, then the sampler's."""
+        return Asking(
+            study=self.study,
+            space=self.setup.space,
+            sampler=self.setup.settings.sampler,
+            seed=self.setup.sampler_seed,
+            proposals=self.goal.proposals,
         )
-        if proposals := without_known(self.goal.proposals, self.study):
-            self.study.enqueue_trial(proposals[0])
-        elif number == 0:
-            self.study.enqueue_trial(self.setup.space.known_good)
-        return self.study.ask(fixed_distributions=self.setup.space.distributions)
 
     def objective(self, trainer: Trainer) -> Objective:
         """What runs a trial."""
@@ -102,15 +97,8 @@ class Work:
             folder=self.setup.folder,
             pictures=self.pictures,
             trainer=trainer,
-            names=tuple(self.setup.space.distributions),
             groups=tuple(lesions[row] for row in self.setup.split.val),
             fixed=self.setup.fixed,
             keep=self.goal.keep,
             watcher=self.watcher,
         )
-
-
-def without_known(proposals: tuple[Params, ...], study: optuna.Study) -> list[Params]:
-    """The proposals that no trial of a study has tried or is trying."""
-    known = [trial.params for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
-    return [params for params in proposals if params not in known]

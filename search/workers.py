@@ -15,7 +15,7 @@ import optuna
 import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage
 
 from core.cli import stop_asked
 from core.device import available_cores
@@ -24,13 +24,14 @@ from core.loaders import decode_once
 from search.crew import Crew
 from search.job import Job, Outcome, run_job
 from search.loop import SearchFailedError, count_finished
+from search.objective import MAX_DEATHS
 from search.onlooker import Onlooker
 from search.pictures import Pictures
 from search.setup import Settings, Setup
 from search.storage import open_study
 from search.worker import Goal
 
-MAX_CRASHES = 5  # in a row, without an epoch between them
+MAX_CRASHES = MAX_DEATHS + 1  # in a row, without an epoch between them: a trial that kills its processes ends first
 _ONE_PROCESS = ("sequential", "threading")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _LOOK_S = 1.0
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 def run_workers(
     setup: Setup,
-    storage: JournalStorage,
+    storage: BaseStorage,
     crew: Crew,
     goal: Goal,
     pictures: Pictures,
@@ -131,8 +132,8 @@ class Pools:
                         return outcome
                 except BrokenProcessPool as error:
                     self._count_crash(error)
-                if stop_asked():
-                    return Outcome(stopped="it was asked to")
+                if self._onlooker.why:
+                    return Outcome(stopped=self._onlooker.why)
         except BaseException as error:
             self._onlooker.end_workers(str(error))  # the others, which this thread's end would wait for
             raise
@@ -202,7 +203,7 @@ def count_epochs(study: optuna.Study) -> int:
 @contextmanager
 def _looking(onlooker: Onlooker, deadline: float | None) -> Iterator[None]:
     """Looks on from a thread of its own, since this one waits for the workers; ends them when they should stop."""
-    over = threading.Event()
+    over, told = threading.Event(), set[str]()
 
     def look_on() -> None:
         while not over.wait(_LOOK_S):
@@ -210,10 +211,13 @@ def _looking(onlooker: Onlooker, deadline: float | None) -> Iterator[None]:
                 onlooker.end_workers("it was asked to")
             elif deadline is not None and time.monotonic() > deadline:
                 onlooker.end_workers("the --timeout is over")
+            # Whatever it is, this thread must go on, since it ends the workers; who has to stop for it are they.
             try:
                 onlooker.look()
-            except OSError as error:  # a full disk, say: the workers meet it too, and only they can stop for it
-                _log.warning("how the trials come along can't be shown: %s", error)
+            except Exception as error:
+                if (trouble := one_line(f"{type(error).__name__}: {error}")) not in told:
+                    _log.warning("how the trials come along can't be shown: %s", trouble)
+                told.add(trouble)
 
     thread = threading.Thread(target=look_on, name="onlooker", daemon=True)
     thread.start()

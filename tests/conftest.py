@@ -16,7 +16,10 @@ hypothesis.settings.load_profile("dermatune")
 
 
 # Files that take longest, first: each runs in one process, and the last one to start decides when all are over.
-LONGEST_FILES = ("test_end_to_end.py", "test_workers.py", "test_run.py", "test_chaos.py", "test_loaders.py")
+LONGEST_FILES = (
+    *("test_end_to_end.py", "test_workers.py", "test_database.py", "test_cluster.py"),
+    *("test_run.py", "test_chaos.py", "test_loaders.py"),
+)
 
 
 def ham10000_folder() -> Path:

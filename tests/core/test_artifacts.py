@@ -61,10 +61,25 @@ def test_a_trial_that_cannot_be_written_leaves_nothing(study: StudyFolder) -> No
     assert list(study.root.iterdir()) == []
 
 
-def test_a_trial_replaces_one_that_was_never_told(study: StudyFolder) -> None:
+def test_a_trial_replaces_a_half_of_it_and_never_a_whole_one(study: StudyFolder) -> None:
     write(study, record(recall=0.1))
+    with pytest.raises(FileExistsError, match="A finished trial is never replaced"):
+        write(study, record(recall=0.2))
+    assert [trial.recall for trial in study.read_trials()] == [0.1]
+    (study.trial_folder(12) / "complete.json").unlink()
     write(study, record(recall=0.2))
     assert [trial.recall for trial in study.read_trials()] == [0.2]
+
+
+def test_checkpoints_of_numbers_that_begin_alike_are_told_apart(study: StudyFolder) -> None:
+    study.running.mkdir(parents=True)
+    of_others = [study.checkpoint_file(10000, 1), study.running / "trial-10000.safetensors"]
+    for file in (*of_others, study.checkpoint_file(1000, 1), study.checkpoint_file(1000, 2)):
+        file.write_text("x")
+    assert study.checkpoint_sizes() == {1000: 2, 10000: 2}
+    assert study.inherit_checkpoint(1000, 3) == study.checkpoint_file(1000, 3)
+    study.drop_checkpoints(1000)
+    assert sorted(study.running.iterdir()) == sorted(of_others)
 
 
 def test_the_best_keep_their_weights_and_pruned_ones_do_not(study: StudyFolder) -> None:

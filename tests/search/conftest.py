@@ -10,21 +10,25 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.distributions import FloatDistribution
 
 from core.archs import resolve_arch
 from core.artifacts import StudiesFolder, TrialRecord
 from core.config import TrainConfig
 from core.demo import write_demo
 from core.trainer import EpochResult, TrainData, Trainer
+from search.asking import Asking
 from search.crew import Crew
-from search.leases import FileLeases
-from search.loop import next_turn, run_turn
+from search.file_leases import FileLeases
+from search.loop import Turn, next_turn, run_turn
 from search.objective import Objective
 from search.pictures import Pictures
+from search.space import Space
 from search.storage import open_storage, open_study
 from tests.doubles import ArraySource
 
 CPU = torch.device("cpu")
+LR = Space(distributions={"lr": FloatDistribution(1e-4, 1e-2, log=True)}, known_good={"lr": 1e-3})
 
 
 class RecordingWatcher:
@@ -86,23 +90,26 @@ def crew(tmp_path: Path) -> Iterator[Crew]:
         yield alone
 
 
+def asks_nothing(study: optuna.Study) -> Asking:
+    """For trials that have their parameters."""
+    return Asking(study=study, space=LR, sampler="random", seed=lambda number: number)
+
+
 def run_trial(objective: Objective, study: optuna.Study, crew: Crew, trial: optuna.Trial) -> None:
     """Runs a trial that has just been asked for."""
     with crew.leases.lock():
         hold = crew.take(trial.number)
-    run_turn(study, objective, trial, hold)
+    run_turn(study, objective, asks_nothing(study), Turn(trial, hold, False))
 
 
 def go_on(objective: Objective, study: optuna.Study, crew: Crew) -> None:
     """Runs the trial that was left."""
-
-    def ask(beside_others: bool) -> optuna.Trial:
-        raise AssertionError("no trial was left")
-
+    known = len(study.trials)
     with crew.leases.lock():
-        turn = next_turn(study, crew, n_trials=99, names=objective.names, ask=ask)
+        turn = next_turn(study, crew, asks_nothing(study), n_trials=99)
     assert turn is not None
-    run_turn(study, objective, *turn)
+    assert len(study.trials) == known, "no trial was left"
+    run_turn(study, objective, asks_nothing(study), turn)
 
 
 @pytest.fixture
@@ -112,7 +119,6 @@ def objective(tmp_path: Path, tiny_trainer: Trainer, watcher: RecordingWatcher) 
         folder=StudiesFolder(tmp_path).study("tiny"),
         pictures=Pictures(tmp_path / "artifacts", data.labels[data.val_rows], data.classes, drawer="here"),
         trainer=tiny_trainer,
-        names=("lr",),
         groups=tuple(str(row) for row in data.val_rows),
         fixed={"arch": tiny_trainer.arch.timm_name, "image_size": 32, "epochs": 2, "unfreeze_depth": depth},
         keep=2,

@@ -16,7 +16,8 @@ import pytest
 
 from core.artifacts import StudiesFolder, StudyFolder
 from search.crew import Census, Crew, FencedError
-from search.leases import FileLeases, Lease, Worker, this_machine
+from search.file_leases import FileLeases
+from search.leases import Lease, Worker, this_machine
 
 ROOT = Path(__file__).parents[2]
 MEMBER = """
@@ -24,7 +25,7 @@ import sys, time
 from pathlib import Path
 from core.artifacts import StudiesFolder
 from search.crew import Crew
-from search.leases import FileLeases
+from search.file_leases import FileLeases
 leases = FileLeases(StudiesFolder(Path(sys.argv[1])).study("tiny"))
 with Crew(leases, device="cpu", grace_s=float(sys.argv[2])) as crew:
     with leases.lock():
@@ -135,7 +136,7 @@ def test_a_process_that_lost_the_lock_notices(folder: StudyFolder) -> None:
         other.start()
         other.join()
         assert not slow.holds_lock()
-        with pytest.raises(FencedError, match="trial 3 was taken over"):
+        with pytest.raises(FencedError, match="the study's lock was taken"):
             hold.check()
 
 

@@ -1,18 +1,29 @@
-from collections.abc import Callable
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from core.artifacts import StudiesFolder, StudyFolder
+from search.asking import Asking
 from search.crew import Crew, FencedError, Hold
-from search.leases import FileLeases
-from search.loop import MAX_DEATHS, SearchFailedError, count_finished, explain_failures, next_turn, run_trials, run_turn
-from search.objective import INFEASIBLE, Objective, StoppedError
+from search.file_leases import FileLeases
+from search.loop import (
+    SearchFailedError,
+    Turn,
+    count_finished,
+    explain_failures,
+    next_turn,
+    run_trials,
+    run_turn,
+)
+from search.objective import INFEASIBLE, MAX_DEATHS, Objective, StoppedError
+from search.space import Space
 from search.storage import open_storage, open_study
-from tests.search.conftest import RecordingWatcher
+from tests.search.conftest import LR, RecordingWatcher
 
 
 def add(study: optuna.Study, *states: str) -> None:
@@ -32,7 +43,7 @@ class ScriptedObjective(Objective):
     """Ends each trial as the script says."""
 
     def __init__(self, script: list[str]) -> None:
-        for name, value in {"script": script, "names": (), "watcher": RecordingWatcher()}.items():
+        for name, value in {"script": script, "watcher": RecordingWatcher()}.items():
             object.__setattr__(self, name, value)
 
     def run(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
@@ -52,8 +63,8 @@ class ScriptedObjective(Objective):
             study.tell(trial, state=TrialState.FAIL)
 
 
-def asking(study: optuna.Study) -> Callable[[bool], optuna.Trial]:
-    return lambda beside_others: study.ask()
+def asking(study: optuna.Study, space: Space = LR) -> Asking:
+    return Asking(study=study, space=space, sampler="random", seed=lambda number: number)
 
 
 def numbers(study: optuna.Study, *states: TrialState) -> list[int]:
@@ -65,7 +76,7 @@ def test_complete_and_pruned_trials_count_over_all_restarts_and_failures_do_not(
 ) -> None:
     add(study, "complete")
     script = ["pruned", "broken disk", "complete", "never"]
-    assert run_trials(study, ScriptedObjective(script), crew, n_trials=3, ask=asking(study)) == ""
+    assert run_trials(study, ScriptedObjective(script), crew, asking(study), n_trials=3) == ""
     assert count_finished(study) == 3
     assert script == ["never"]
 
@@ -73,34 +84,31 @@ def test_complete_and_pruned_trials_count_over_all_restarts_and_failures_do_not(
 def test_no_trial_is_asked_for_when_enough_are_finished(study: optuna.Study, crew: Crew) -> None:
     add(study, "complete", "pruned")
 
-    def ask(beside_others: bool) -> optuna.Trial:
-        raise AssertionError("asked")
-
-    assert run_trials(study, ScriptedObjective([]), crew, n_trials=2, ask=ask) == ""
+    assert run_trials(study, ScriptedObjective([]), crew, asking(study), n_trials=2) == ""
+    assert len(study.trials) == 2
 
 
 def test_a_trial_left_running_is_finished_before_another_is_asked_for(study: optuna.Study, crew: Crew) -> None:
     add(study, "complete")
     left = study.ask()
-    assert run_trials(study, ScriptedObjective(["complete", "complete"]), crew, n_trials=3, ask=asking(study)) == ""
+    assert run_trials(study, ScriptedObjective(["complete", "complete"]), crew, asking(study), n_trials=3) == ""
     assert left.number == 1
     assert numbers(study, TrialState.COMPLETE) == [0, 1, 2]
 
 
 def test_a_stopped_search_leaves_its_trial_to_be_continued(study: optuna.Study, crew: Crew) -> None:
     assert (
-        run_trials(study, ScriptedObjective(["complete", "stop"]), crew, n_trials=3, ask=asking(study))
-        == "it was asked to"
+        run_trials(study, ScriptedObjective(["complete", "stop"]), crew, asking(study), n_trials=3) == "it was asked to"
     )
     assert numbers(study, TrialState.RUNNING) == [1]
-    run_trials(study, ScriptedObjective(["complete", "complete"]), crew, n_trials=3, ask=asking(study))
+    run_trials(study, ScriptedObjective(["complete", "complete"]), crew, asking(study), n_trials=3)
     assert numbers(study, TrialState.COMPLETE) == [0, 1, 2]
 
 
 def test_three_failures_alike_in_a_row_stop_the_search(study: optuna.Study, crew: Crew) -> None:
     script = ["broken disk"] * 5
     with pytest.raises(SearchFailedError, match=r"3 trials in a row failed alike \(broken disk\)"):
-        run_trials(study, ScriptedObjective(script), crew, n_trials=50, ask=asking(study))
+        run_trials(study, ScriptedObjective(script), crew, asking(study), n_trials=50)
     assert len(script) == 2
 
 
@@ -124,27 +132,48 @@ def test_a_trial_that_succeeds_never_stops_the_search(study: optuna.Study, crew:
 def test_failures_of_an_earlier_run_do_not_count_once_their_cause_is_mended(study: optuna.Study, crew: Crew) -> None:
     add(study, "broken disk", "broken disk", "broken disk")
     script = ["complete", "broken disk", "complete"]
-    assert run_trials(study, ScriptedObjective(script), crew, n_trials=2, ask=asking(study)) == ""
+    assert run_trials(study, ScriptedObjective(script), crew, asking(study), n_trials=2) == ""
     assert count_finished(study) == 2
 
 
 def test_five_impossible_trials_in_a_row_stop_the_search(study: optuna.Study, crew: Crew) -> None:
     script = ["complete", *["impossible"] * 9]
     with pytest.raises(SearchFailedError, match=r"5 trials in a row were impossible \(out of memory\)"):
-        run_trials(study, ScriptedObjective(script), crew, n_trials=50, ask=asking(study))
+        run_trials(study, ScriptedObjective(script), crew, asking(study), n_trials=50)
     assert len(script) == 4
 
 
-def test_a_trial_whose_process_died_while_asking_is_not_run_with_half_its_parameters(
+def test_a_trial_whose_process_died_while_asking_is_given_the_parameters_that_it_lacks(
     study: optuna.Study, crew: Crew
 ) -> None:
-    half = study.ask({"lr": optuna.distributions.FloatDistribution(0, 1)})
-    with crew.leases.lock():
-        turn = next_turn(study, crew, n_trials=9, names=("lr", "drop_rate"), ask=asking(study))
+    rate = FloatDistribution(0, 0.5)
+    space = Space(distributions={**LR.distributions, "drop_rate": rate}, known_good={"lr": 1e-3, "drop_rate": 0.2})
+    half = study.ask(LR.distributions)
+    turn = turn_of(study, crew, n_trials=9)
     assert turn is not None
-    assert turn[0].number == half.number + 1
-    assert study.trials[half.number].state == TrialState.FAIL
-    assert study.trials[half.number].user_attrs["reason"] == "its process died while it asked for parameters"
+    assert turn.trial.number == half.number
+    asking(study, space).draw(turn.trial, turn.hold, beside_others=False)
+    assert study.trials[0].params == {**half.params, "drop_rate": turn.trial.params["drop_rate"]}
+
+
+def test_a_proposal_that_waits_is_not_proposed_again(study: optuna.Study, crew: Crew) -> None:
+    asks = dataclasses.replace(asking(study), proposals=({"lr": 2e-3},))
+    study.enqueue_trial({"lr": 2e-3})  # and its process died
+    turn = turn_of(study, crew, n_trials=9)
+    assert turn is not None
+    asks.draw(turn.trial, turn.hold, beside_others=False)
+    assert turn.trial.params == {"lr": 2e-3}
+    assert len(study.trials) == 1
+
+
+def test_an_owner_that_was_replaced_while_it_drew_writes_no_parameters(study: optuna.Study, crew: Crew) -> None:
+    turn = turn_of(study, crew, n_trials=9)
+    assert turn is not None
+    with crew.leases.lock():
+        crew.take(turn.trial.number)
+    with pytest.raises(FencedError):
+        asking(study).draw(turn.trial, turn.hold, beside_others=False)
+    assert study.trials[0].params == {}
 
 
 class Others:
@@ -163,9 +192,9 @@ def others(tmp_path: Path, study: optuna.Study) -> Others:
     return Others(StudiesFolder(tmp_path).study("tiny"), study)
 
 
-def turn_of(study: optuna.Study, crew: Crew, *, n_trials: int) -> tuple[optuna.Trial, Hold] | None:
+def turn_of(study: optuna.Study, crew: Crew, *, n_trials: int) -> Turn | None:
     with crew.leases.lock():
-        return next_turn(study, crew, n_trials=n_trials, names=(), ask=asking(study))
+        return next_turn(study, crew, asking(study), n_trials=n_trials)
 
 
 def test_trials_of_live_workers_count_until_they_fail(study: optuna.Study, crew: Crew, others: Others) -> None:
@@ -180,21 +209,15 @@ def test_trials_of_live_workers_count_until_they_fail(study: optuna.Study, crew:
     assert mine[0].number == 1
 
 
-def test_the_sampler_is_told_whether_others_are_at_work(study: optuna.Study, crew: Crew, others: Others) -> None:
-    told = []
-
-    def ask(beside_others: bool) -> optuna.Trial:
-        told.append(beside_others)
-        return study.ask()
-
+def test_a_turn_tells_whether_others_are_at_work(study: optuna.Study, crew: Crew, others: Others) -> None:
     theirs, their_crew = others.open()
     with their_crew:
-        for others_run in (False, True):
-            if others_run:
-                turn_of(theirs, their_crew, n_trials=9)
-            with crew.leases.lock():
-                next_turn(study, crew, n_trials=9, names=(), ask=ask)
-    assert told == [False, True]
+        alone = turn_of(study, crew, n_trials=9)
+        turn_of(theirs, their_crew, n_trials=9)
+        beside = turn_of(study, crew, n_trials=9)
+    assert alone is not None
+    assert beside is not None
+    assert [alone.beside_others, beside.beside_others] == [False, True]
 
 
 def test_a_worker_that_has_left_loses_its_trial_at_once(study: optuna.Study, crew: Crew, others: Others) -> None:
@@ -227,19 +250,19 @@ def test_a_fenced_worker_goes_on_with_another_trial(
 
     _, their_crew = others.open()
     with their_crew:
-        assert run_trials(study, StolenFrom(["complete"]), crew, n_trials=2, ask=asking(study)) == ""
-    assert "it goes on elsewhere, and this worker with another" in caplog.text
+        assert run_trials(study, StolenFrom(["complete"]), crew, asking(study), n_trials=2) == ""
+    assert "it goes on with another trial" in caplog.text
     assert [trial.value for trial in study.trials] == [0.25, 0.5]
 
 
 def test_a_trial_that_kills_its_processes_ends_as_impossible(
     study: optuna.Study, objective: Objective, crew: Crew
 ) -> None:
-    trial = study.ask({"lr": optuna.distributions.FloatDistribution(1e-3, 1e-3)})
+    trial = study.ask({"lr": FloatDistribution(1e-3, 1e-3)})
     with crew.leases.lock():
         for _ in range(MAX_DEATHS + 1):  # each of them by an owner that never gave it back
             hold = crew.take(trial.number)
-    run_turn(study, objective, trial, hold)
+    run_turn(study, objective, asking(study), Turn(trial, hold, False))
     [ended] = study.trials
     assert (ended.state, ended.constraints) == (TrialState.PRUNED, {INFEASIBLE: 1.0})
     assert ended.user_attrs["reason"] == "5 processes in a row died while they ran it"
@@ -260,7 +283,7 @@ def test_eight_workers_that_race_for_the_last_trial_finish_exactly_as_many_as_as
         theirs, their_crew = others.open()
         with their_crew:
             script = ["complete"] * 20
-            assert run_trials(theirs, ScriptedObjective(script), their_crew, n_trials=20, ask=asking(theirs)) == ""
+            assert run_trials(theirs, ScriptedObjective(script), their_crew, asking(theirs), n_trials=20) == ""
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(work) for _ in range(8)]:

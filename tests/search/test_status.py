@@ -14,7 +14,7 @@ from core.artifacts import StudiesFolder
 from core.cli import run
 from search import clean, status
 from search.crew import Crew
-from search.leases import FileLeases
+from search.file_leases import FileLeases
 from search.storage import open_storage
 from tests.search.test_run import search
 
@@ -89,8 +89,10 @@ def test_a_worker_on_another_machine_is_alive_if_it_counts_on(
 ) -> None:
     running = StudiesFolder(studies).study(NAME).running
     entry = {"host": "far", "pid": 7, "machine": "another", "device": "cpu", "since": "", "parent": "", "goal": 9}
+    entry["beat_s"] = 5.0
 
     def count_on(seconds: float) -> None:
+        assert seconds == 6
         (running / "worker-ab.json").write_text(json.dumps({**entry, "id": "ab", "counter": 2}))
 
     for worker in ("ab", "cd"):
@@ -109,7 +111,7 @@ def test_clean_removes_what_nothing_needs_and_nothing_else(studies: Path, capsys
     folder, kept = StudiesFolder(studies).study(NAME), contents(studies)
     garbage = {
         folder.running / "trial-0000.2.safetensors": "checkpoints of finished trials",
-        folder.running / "trial-0001.lease": "checkpoints of finished trials",
+        folder.running / "trial-0001.lease": "leases of finished trials",
         folder.root / "set-aside" / "trial-0009-20260101T000000Z" / "history.csv": "folders that were not whole",
         folder.root / ".trial-0001.abc.tmp" / "config.json": "half-written files",
         studies / "artifacts" / "0000-of-nobody": "pictures of no trial",
@@ -120,7 +122,8 @@ def test_clean_removes_what_nothing_needs_and_nothing_else(studies: Path, capsys
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("x" * 1000)
     long_ago = time.time() - 7200
-    os.utime(folder.root / ".trial-0001.abc.tmp", (long_ago, long_ago))
+    for old in (folder.root / ".trial-0001.abc.tmp", studies / "weights" / f"{'0' * 64}.safetensors"):
+        os.utime(old, (long_ago, long_ago))
     everything = contents(studies)
 
     assert tidy(studies, "--dry-run") == 0

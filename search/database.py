@@ -1,0 +1,129 @@
+"""PostgreSQL as the storage of studies: for machines that share no folder."""
+
+import functools
+import hashlib
+import importlib.util
+import time
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy import URL, event
+from sqlalchemy.engine.interfaces import Dialect, ExceptionContext
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from core.errors import InputError, LostError, one_line, shorten
+
+DRIVER = "postgresql+psycopg"
+PATIENCE_S = 60.0  # a database that is started anew is waited for
+_POLL_S = 1.0
+
+
+def parse_url(url: str) -> URL:
+    """A database's URL, with the driver that we use.
+
+    Raises:
+        InputError: It is none of PostgreSQL, or the driver isn't installed.
+    """
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() != "postgresql":
+        # Others have no locks that end with their owner's connection, and SQLite breaks under several workers.
+        raise InputError(
+            "`--storage` must be a database of PostgreSQL, postgresql://USER@HOST/NAME, but got "
+            f"--storage {shorten(url if parsed is None else shown(url))}. Leave it out to keep a journal in the folder."
+        )
+    if importlib.util.find_spec("psycopg") is None:
+        raise InputError(
+            "`--storage` must have psycopg to speak with PostgreSQL, but it is not installed here. Install it with "
+            "`pip install -e .[postgresql]`, on the cluster's machines too."
+        )
+    return parsed.set(drivername=DRIVER)
+
+
+def shown(url: str) -> str:
+    """A database's URL without its password, for logs and files."""
+    return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+
+
+@functools.cache
+def open_database(url: str) -> BaseStorage:
+    """Opens Optuna's storage in a database, whose tables are made if needed. One for each process.
+
+    Raises:
+        InputError: The URL is none of ours, or the database can't be reached.
+    """
+    parsed = parse_url(url)
+    options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+    engine = sqlalchemy.create_engine(parsed, **options)
+    try:
+        with engine.connect() as connection:
+            # Two that make the same tables at once would be in each other's way.
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": lock_key("dermatune tables")})
+            storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)
+            with storage.engine.begin() as tables:
+                for statement in _TABLES:
+                    tables.execute(sqlalchemy.text(statement))
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise InputError(
+            f"`--storage` must be a database that can be reached and written to, but {shown(url)} is not "
+            f"({_reason(error)}). Start it, or mend the URL."
+        ) from error
+    finally:
+        engine.dispose()
+    _wait_for_it(storage.engine, shown(url))
+    return optuna.storages.get_storage(storage)
+
+
+def engine_of(url: str) -> sqlalchemy.Engine:
+    """The connections of this process to a database that has been opened, or is now."""
+    storage: Any = open_database(url)
+    engine: sqlalchemy.Engine = storage._backend.engine
+    return engine
+
+
+def lock_key(name: str) -> int:
+    """Number of the advisory lock of that name, 64 bits with a sign."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+_TABLES = tuple(
+    f"CREATE TABLE IF NOT EXISTS dermatune_{name} (study text, {key}, entry text, seen timestamptz DEFAULT now(), "
+    f"PRIMARY KEY (study, {key.split()[0]}))"
+    for name, key in (("workers", "id text"), ("leases", "number integer"))
+)
+
+
+def _wait_for_it(engine: sqlalchemy.Engine, name: str) -> None:
+    """From now on, a database that refuses connections is waited for, and one that doesn't come back is named."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Dialect, record: Any, args: Any, parameters: dict[str, Any]) -> Any:
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return dialect.connect(*args, **parameters)
+            except dialect.loaded_dbapi.OperationalError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_POLL_S)
+
+    @event.listens_for(engine, "handle_error")
+    def name_it(context: ExceptionContext) -> None:
+        if context.is_pre_ping or not (context.is_disconnect or context.connection is None):
+            return
+        raise LostError(
+            f"The database must answer, but {name} does not ({_reason(context.original_exception)}). Start it; the "
+            "same command continues."
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """What the server or its driver says, in a line."""
+    cause: Any = error
+    while (deeper := getattr(cause, "orig", None) or cause.__cause__) is not None:
+        cause = deeper
+    return shorten(one_line(" ".join(str(cause).split())))
