@@ -8,7 +8,6 @@ ratio is the number of losses.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -19,13 +18,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from benchmarks.chaos_checks import find_losses
 from benchmarks.reporting import add_out_argument, finish
 from core.cli import Parser, natural_int, positive_int, run, write
+
+if TYPE_CHECKING:
+    from search.leases import Leases
 
 GRACE_S = 5
 _CALM_S = (2.0, 6.0)  # between two blows, from the moment that trials run again
@@ -41,6 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=positive_int, default=30, help="blows of any kind (default: 30)")
     parser.add_argument("--epochs", type=positive_int, default=60, help="of a trial (default: 60)")
     parser.add_argument("--images", type=positive_int, default=200, help="default: 200")
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        default="",
+        help="PostgreSQL database, with trials at a URL (default: a journal)",
+    )
     parser.add_argument("--seed", type=natural_int, default=0, help="of the blows (default: 0)")
     add_out_argument(parser, "chaos")
     return parser
@@ -49,14 +57,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Runs the search under blows, then checks what it left."""
     from core.demo import write_demo
+    from core.mirror import open_studies
+    from search.storage import open_leases
 
     with tempfile.TemporaryDirectory() as folder:
         images = write_demo(Path(folder) / "images", images=args.images, width=96, height=72)
         words = ["--arch", "test_efficientnet", "--weights", "none", "--device", "cpu", "--image-size", "32"]
-        words += ["--data", str(images), "--studies", str(Path(folder) / "studies"), "--study", STUDY]
+        place = f"file://{folder}/studies" if args.storage else f"{folder}/studies"
+        words += ["--data", str(images), "--studies", place, "--study", STUDY]
+        words += ["--storage", args.storage] if args.storage else []
         words += ["--epochs", str(args.epochs), "--patience", "0", "--pruner", "none", "--trials", str(args.trials)]
         words += ["--workers", str(args.workers), "--grace", str(GRACE_S)]
-        storm = Storm(Path(folder) / "studies", words, random.Random(args.seed))
+        leases = open_leases(open_studies(place).study(STUDY), args.storage)
+        storm = Storm(leases, words, random.Random(args.seed))
         begin = time.monotonic()
         blows = storm.rage(args.kills)
         write(f"{sum(blows.values())} blows in {time.monotonic() - begin:.0f} s: {dict(blows)}")
@@ -73,13 +86,13 @@ class Storm:
     """Strikes the processes of a search.
 
     Args:
-        studies: Where the search writes.
+        leases: Who runs which trial of it.
         words: Its arguments.
         rng: Draws the blows.
     """
 
-    def __init__(self, studies: Path, words: list[str], rng: random.Random) -> None:
-        self._studies, self._words, self._rng = studies, words, rng
+    def __init__(self, leases: "Leases", words: list[str], rng: random.Random) -> None:
+        self._leases, self._words, self._rng = leases, words, rng
         self._blows: Counter[str] = Counter()
 
     def rage(self, blows: int) -> Counter[str]:
@@ -103,7 +116,7 @@ class Storm:
     def _wait_for_trials(self, search: "subprocess.Popen[bytes]") -> bool:
         """Waits until some worker holds a trial; false if the search ends before."""
         while search.poll() is None:
-            if self._owners():
+            if any(lease.worker for lease in self._leases.read_leases().values()):
                 return True
             time.sleep(0.1)
         return False
@@ -121,23 +134,10 @@ class Storm:
             kinds[kind](self._rng.choice(victims))
         self._blows[kind] += 1
 
-    def _owners(self) -> list[str]:
-        """Workers that hold trials."""
-        leases = (_read(file) for file in (self._studies / STUDY / "running").glob("*.lease"))
-        return [str(lease["worker"]) for lease in leases if lease.get("worker")]
-
     def _workers(self) -> list[int]:
         """Process numbers of the workers that the command has started."""
-        entries = (_read(file) for file in (self._studies / STUDY / "running").glob("worker-*.json"))
-        return sorted(entry["pid"] for entry in entries if entry.get("parent") and psutil.pid_exists(entry["pid"]))
-
-
-def _read(file: Path) -> dict[str, Any]:  # what another process may be removing
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content
+        workers = self._leases.read_workers().values()
+        return sorted(worker.pid for worker in workers if worker.parent and psutil.pid_exists(worker.pid))
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -24,13 +24,15 @@ def find_losses(words: list[str], *, trials: int) -> list[str]:
         words: Arguments of the search.
         trials: Finished trials that were asked for.
     """
+    from core.mirror import open_studies
     from search.run import build_parser, read_settings
     from search.setup import prepare
 
     setup = prepare(read_settings(build_parser().parse_args(words)))
-    records = setup.folder.read_trials()
+    place = setup.settings.studies.place
+    records = open_studies(place, with_models=True).study(setup.folder.name).read_trials()
     losses = [*check_counts(setup, records, trials), *check_artifacts(records), *check_histories(setup, records)]
-    command = [sys.executable, "-m", "ensemble.build", str(setup.settings.studies.root), "--no-test"]
+    command = [sys.executable, "-m", "ensemble.build", place, "--no-test"]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     return losses + ([f"ensemble.build: {built.stderr[-300:]}"] if built.returncode else [])
 
@@ -41,7 +43,7 @@ def check_counts(setup: "Setup", records: "list[TrialRecord]", trials: int) -> I
 
     from search.storage import read_storage
 
-    storage = read_storage(setup.settings.studies)
+    storage = read_storage(setup.settings.studies, setup.settings.database)
     study = optuna.load_study(storage=storage, study_name=setup.folder.name)
     told = sorted(trial.number for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED"))
     kept = [record.number for record in records]

@@ -2,8 +2,9 @@
 
 Runs 1, 2, 4, … workers, each a process of its own, on trials that compute nothing, through the loop, the leases and the
 sampler of a real search: asked for, reported once, told. Once in an empty study, once in one that holds `--filled`
-trials. A row gives finished trials a minute, and the seconds from the end of one trial of a worker to the start of its
-next. The ratio is the slowest of these starts in the filled study with the most workers; the bar is 1 s.
+trials; on the journal, or with `--storage` in a PostgreSQL database. A row gives finished trials a minute, and the
+seconds from the end of one trial of a worker to the start of its next. The ratio is the slowest of these starts in the
+filled study with the most workers; the bar is 1 s.
 """
 
 import argparse
@@ -12,10 +13,10 @@ import multiprocessing.synchronize
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import uuid
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from benchmarks.reporting import add_out_argument, finish, show, spread
 from core import cli
@@ -23,8 +24,9 @@ from core import cli
 if TYPE_CHECKING:
     import optuna
 
+    from search.space import Space
+
 BAR_S = 1.0
-NAME = "coordination"
 _barrier: multiprocessing.synchronize.Barrier | None = None  # of a worker process
 
 
@@ -37,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trial-seconds", type=cli.natural_int, default=0, help="that a trial waits, in place of training (default: 0)"
     )
+    parser.add_argument("--storage", metavar="URL", default="", help="PostgreSQL database (default: the journal)")
     add_out_argument(parser, "coordination")
     return parser
 
@@ -61,21 +64,23 @@ def main(args: argparse.Namespace) -> int:
 
 def measure(folder: Path, args: argparse.Namespace, *, workers: int, held: int) -> dict[str, Any]:
     """One row."""
+    # A name of its own, since a database keeps the study of the row before.
+    place = _Place(folder, args.storage, f"coordination-{uuid.uuid4().hex[:8]}")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        pool.submit(_fill, folder, held).result()
+        pool.submit(_fill, place, held).result()
     barrier = context.Barrier(workers)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_meet, initargs=(barrier,)) as pool:
-        job = (folder, args.seconds, args.trial_seconds)
+        job = (place, args.seconds, args.trial_seconds)
         starts_s = [s for future in [pool.submit(_work, *job) for _ in range(workers)] for s in future.result()]
     return {
-        "storage": "journal",
+        "storage": "PostgreSQL" if args.storage else "journal",
         "workers": workers,
         "trials_before": held,
         "trial_s": args.trial_seconds,
         "trials_per_min": len(starts_s) / args.seconds * 60,
         "start_s": spread(starts_s),
-        "journal_mb": (folder / "journal.log").stat().st_size / 1e6,
+        "journal_mb": None if args.storage else (folder / "journal.log").stat().st_size / 1e6,
     }
 
 
@@ -84,19 +89,25 @@ def _meet(barrier: multiprocessing.synchronize.Barrier) -> None:
     _barrier = barrier
 
 
-def _open(folder: Path) -> "optuna.Study":
+class _Place(NamedTuple):
+    folder: Path
+    database: str
+    study: str
+
+
+def _open(place: _Place) -> "optuna.Study":
     from core.artifacts import StudiesFolder
     from search.storage import open_storage, open_study
 
-    return open_study(open_storage(StudiesFolder(folder)), NAME)
+    return open_study(open_storage(StudiesFolder(place.folder), place.database), place.study)
 
 
-def _fill(folder: Path, held: int) -> None:
+def _fill(place: _Place, held: int) -> None:
     """Makes a study that holds so many finished trials, random ones."""
     import numpy as np
     import optuna
 
-    study, distributions = _open(folder), _distributions()
+    study, distributions = _open(place), _space().distributions
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rng = np.random.default_rng(0)
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -109,40 +120,36 @@ def _fill(folder: Path, held: int) -> None:
     study.add_trials(trials)
 
 
-def _distributions() -> dict[str, Any]:
+def _space() -> "Space":
     from search.space import build_space
 
-    return build_space("mobilenetv2_100", 8, pretrained=True).distributions
+    return build_space("mobilenetv2_100", 8, pretrained=True)
 
 
-def _work(folder: Path, seconds: float, trial_s: float) -> list[float]:
+def _work(place: _Place, seconds: float, trial_s: float) -> list[float]:
     """One worker's trials: the seconds from the end of one, or from its own start, to the start of the next."""
     from core.artifacts import StudiesFolder
+    from search.asking import Asking
     from search.crew import Crew
-    from search.leases import FileLeases
     from search.loop import run_trials
-    from search.samplers import build_sampler
+    from search.storage import open_leases
 
-    study, distributions = _open(folder), _distributions()
-
-    def ask(beside_others: bool) -> "optuna.Trial":
-        number = len(study.get_trials(deepcopy=False))
-        study.sampler = build_sampler("tpe", seed=number, beside_others=beside_others)
-        return study.ask(fixed_distributions=distributions)
-
+    study = _open(place)
+    asking = Asking(study=study, space=_space(), sampler="tpe", seed=lambda number: number)
+    leases = open_leases(StudiesFolder(place.folder).study(place.study), place.database)
     assert _barrier is not None, "the pool's initializer has set it"
     _barrier.wait()
-    with Crew(FileLeases(StudiesFolder(folder).study(NAME)), device="none") as crew:
-        nothing = _Nothing(tuple(distributions), time.monotonic() + seconds, trial_s)
-        run_trials(study, cast(Any, nothing), crew, n_trials=10**6, ask=ask)
+    with Crew(leases, device="none") as crew:
+        nothing = _Nothing(time.monotonic() + seconds, trial_s)
+        run_trials(study, cast(Any, nothing), crew, asking, n_trials=10**6)
     return nothing.starts_s
 
 
 class _Nothing:
     """Stands for an objective and its watcher: a trial that computes nothing."""
 
-    def __init__(self, names: Sequence[str], deadline: float, trial_s: float) -> None:
-        self.names, self.watcher, self.starts_s = names, self, list[float]()
+    def __init__(self, deadline: float, trial_s: float) -> None:
+        self.watcher, self.starts_s = self, list[float]()
         self._deadline, self._trial_s, self._free = deadline, trial_s, time.monotonic()
 
     def check(self) -> None:
