@@ -1,4 +1,4 @@
-"""A run's resumable state at the end of an epoch, as safetensors and never as pickle.
+"""A run's resumable state at the end of an epoch, as safetensors and never as pickle, and when to write it.
 
 Everything random in a run is derived from (seed, trial, epoch), so no generator's state needs saving: a resumed run
 repeats nothing but the epoch it was interrupted in, and gives the same numbers as an undisturbed one.
@@ -7,6 +7,7 @@ repeats nothing but the epoch it was interrupted in, and gives the same numbers 
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,36 @@ from core.shapes import NUMBER, find_misfit
 _SLOTS = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
 _MODEL, _BEST, _OPTIMIZER, _SCALER = "model.", "best.", "optimizer.", "scaler"
 
+MOST_REPEATED_S = 30.0
+
 
 class CheckpointError(InputError):
     """A checkpoint that a run cannot go on from."""
+
+
+class Saving:
+    """Decides when a checkpoint is worth its time, from what the last one took.
+
+    Args:
+        share: Of the time between two checkpoints that the second may take.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._cost_s = 0.1  # until it has been measured: 40 MB to an ordinary disk
+        self._since = time.perf_counter()
+
+    def is_due(self) -> bool:
+        """Whether the time since the last one pays for the next, or is more than may be repeated."""
+        waited_s = time.perf_counter() - self._since
+        return self._cost_s <= self._share * waited_s or waited_s >= MOST_REPEATED_S
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        now = time.perf_counter()
+        self._cost_s, self._since = now - self._since, now
 
 
 @dataclasses.dataclass(kw_only=True)

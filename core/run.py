@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core.checkpoint import RunState, load_checkpoint, save_checkpoint
+from core.checkpoint import RunState, Saving, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
 from core.device import autocast, compute_dtype
@@ -29,8 +29,6 @@ Rows = npt.NDArray[np.int64]
 
 # Looking at a loss makes the CPU wait for the GPU; every 50 steps that costs nothing, and no more than 50 are wasted.
 FINITE_CHECK_STEPS = 50
-
-MOST_REPEATED_S = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -62,31 +60,6 @@ class EpochResult(NamedTuple):
             }
             row |= {f"{part}_recall_{name}": recall for name, recall in zip(classes, evaluation.recalls, strict=True)}
         return row
-
-
-class Saving:
-    """Decides when a checkpoint is worth its time, from what the last one took.
-
-    Args:
-        share: Of the time between two checkpoints that the second may take.
-    """
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._cost_s = 0.1  # until it has been measured: 40 MB to an ordinary disk
-        self._since = time.perf_counter()
-
-    def is_due(self) -> bool:
-        """Whether the time since the last one pays for the next, or is more than may be repeated."""
-        waited_s = time.perf_counter() - self._since
-        return self._cost_s <= self._share * waited_s or waited_s >= MOST_REPEATED_S
-
-    def __enter__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        now = time.perf_counter()
-        self._cost_s, self._since = now - self._since, now
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,21 +1,20 @@
 """Training runs of one backbone on one data set: what they share is set up once, each starts as if it were the first.
 
-Shapes: N examples, C classes.
+Shapes: C classes.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from core.activations import Activations
 from core.archs import Arch
 from core.backbones import build_classifier
+from core.checkpoint import Saving
 from core.classifier import Classifier
 from core.config import TrainConfig
 from core.depthwise import hasten_small_depthwise
@@ -24,77 +23,16 @@ from core.evaluation import EVAL_BATCH_SIZE
 from core.footprint import Survey, memory_in_reach, survey
 from core.learners import Compiler, Learners
 from core.losses import Criterion, class_weights, cross_entropy
-from core.manifest import Manifest
 from core.optim import build_optimizer, reset_optimizer
-from core.pixels import pixels_key
 from core.prefix import CPU_CHUNK, Part, Prefix
-from core.run import EpochResult, NonFiniteLossError, Run, Saving
+from core.run import EpochResult, NonFiniteLossError, Run
 from core.seeds import without_lone_last
-from core.sources import BatchSource
-from core.splits import Split
+from core.traindata import TrainData, TrainResult
 from core.weights import Weights
 
 __all__ = ["CHECKPOINT_SHARE", "EpochResult", "NonFiniteLossError", "TrainData", "TrainResult", "Trainer"]
 
-Rows = npt.NDArray[np.int64]
-
 CHECKPOINT_SHARE = 0.01
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TrainData:
-    """What a run learns from and is validated on; the test rows are nowhere in it.
-
-    Attributes:
-        source: Gives the images of `train_rows` and `val_rows`.
-        labels: Class of every row of the manifest, int64.
-        train_rows: Rows to learn from.
-        val_rows: Rows to validate on; the order of all validation probabilities.
-        classes: Class names.
-        pixels: Names the source's pixels, for what is remembered of them; empty remembers nothing.
-    """
-
-    source: BatchSource
-    labels: Rows
-    train_rows: Rows
-    val_rows: Rows
-    classes: tuple[str, ...]
-    pixels: str = ""
-
-    @classmethod
-    def of(cls, manifest: Manifest, split: Split, source: BatchSource) -> "TrainData":
-        """The train and validation parts of a split, their images from `source`."""
-        return cls(
-            source=source,
-            labels=manifest.labels,
-            train_rows=split.train,
-            val_rows=split.val,
-            classes=manifest.classes,
-            pixels=pixels_key(manifest, source.stored_size),
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TrainResult:
-    """What a run gave.
-
-    Attributes:
-        history: One row an epoch, as `history.csv` has them.
-        best_epoch: Epoch of the best validation recall, which the rest is of.
-        val_probs: Uncorrected probabilities of the validation rows (N, C), float32.
-        prior: The class frequencies that the model learned (C,).
-        model: State dict, on the CPU.
-        elapsed_s: Seconds of training and validation.
-        reason: Why it ended before its last epoch; empty if it did not.
-    """
-
-    history: list[dict[str, float]]
-    best_epoch: int
-    val_probs: npt.NDArray[np.float32]
-    prior: npt.NDArray[np.float64]
-    model: dict[str, torch.Tensor]
-    elapsed_s: float
-    reason: str
 
 
 class Trainer:
@@ -108,8 +46,8 @@ class Trainer:
         seed: Seed of the head's first weights, and of the backbone's without `weights`.
         activations: Where activations of the frozen part are remembered; None for nowhere.
         checkpoint_share: Share of a run's time that its checkpoints may take. An epoch that is too short for its own is
-            repeated after an interruption, with those since the last one: at most `core.run.MOST_REPEATED_S` and one
-            epoch.
+            repeated after an interruption, with those since the last one: at most
+            `core.checkpoint.MOST_REPEATED_S` and one epoch.
         compiler: What compiles the learning part, once for each depth; None trains it as it is.
     """
 
@@ -173,15 +111,7 @@ class Trainer:
                 raise
             torch.cuda.empty_cache()
             run, reason = self._finish(config, on_epoch, checkpoint_file, on_step or (lambda images: None))
-        return TrainResult(
-            history=run.state.history,
-            best_epoch=run.state.best_epoch,
-            val_probs=run.state.best_tensors["val_probs"].numpy(),
-            prior=run.state.best_tensors["prior"].numpy(),
-            model=run.state.best_model,
-            elapsed_s=run.state.elapsed_s,
-            reason=reason,
-        )
+        return TrainResult.of(run.state, reason)
 
     def _finish(
         self,
