@@ -97,7 +97,7 @@ def _arithmetic(depth: int) -> tuple[float, float]:
         start = time.perf_counter()
         for batch in batches:
             if train:
-                run.step(batch, run.config.lr)
+                run.step([batch], len(batch.labels), run.config.lr)
             else:
                 _validate(run, batch.inputs)
         learning_s += (time.perf_counter() - start) * len(rows) / len(some)

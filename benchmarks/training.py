@@ -138,7 +138,7 @@ def _constant_steps(run: "Run", batch: "Fed", steps: int) -> None:
     """The trainer's own steps, on one batch."""
     run.model.train()
     for _ in range(steps):
-        _, loss = run.step(batch, run.config.lr)
+        _, loss = run.step([batch], len(batch.labels), run.config.lr)
     loss.item()  # a GPU has finished, too
 
 

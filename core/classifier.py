@@ -50,9 +50,9 @@ class Classifier(nn.Module):
         """The depth at which everything learns: the number of blocks, the stem being one."""
         return len(self.blocks)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of normalised images (B, 3, H, W)."""
-        return self.classify(self.embed(images))
+    def forward(self, images: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """Logits (B, C) of normalised images (B, 3, H, W); `drawn` as in `classify`."""
+        return self.classify(self.embed(images), drawn)
 
     def embed(self, images: Tensor) -> Tensor:
         """Pooled features (B, F) of normalised images (B, 3, H, W): what is constant where only the head learns."""
@@ -76,18 +76,32 @@ class Classifier(nn.Module):
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits (B, C) of pooled features (B, F)."""
-        return cast(Tensor, self.backbone.get_submodule(self.head_name)(self._drop(features)))
+    def classify(self, features: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """Logits (B, C) of pooled features (B, F), some of which are dropped in training mode.
 
-    def _drop(self, features: Tensor) -> Tensor:
-        """Inverted dropout (Srivastava et al. 2014, section 10); draws the same numbers at every rate."""
+        Args:
+            features: What `embed` gave.
+            drawn: What `draw` gave for these images; None draws anew.
+        """
+        return cast(Tensor, self._head(self._drop(features, drawn)))
+
+    def draw(self, count: int) -> Tensor:
+        """Numbers (count, F), uniform in [0, 1), that decide which features are dropped, whatever the rate."""
+        # In single precision: in half precision too few different numbers lie between 0 and 1 for small rates.
+        return torch.rand(count, self._head.in_features, dtype=torch.float32, device=self.drop_rate.device)
+
+    def _drop(self, features: Tensor, drawn: Tensor | None) -> Tensor:
+        """Inverted dropout (Srivastava et al. 2014, section 10)."""
         if not self.training:
             return features
+        if drawn is None:
+            drawn = self.draw(len(features))
         keep = 1 - self.drop_rate
-        # Drawn in single precision: in half precision too few different numbers lie between 0 and 1 for small rates.
-        kept = torch.rand_like(features, dtype=torch.float32) < keep
-        return features * (kept / keep).to(features.dtype)
+        return features * ((drawn < keep) / keep).to(features.dtype)
+
+    @property
+    def _head(self) -> nn.Linear:
+        return cast(nn.Linear, self.backbone.get_submodule(self.head_name))
 
     def set_drop_rate(self, rate: float) -> None:
         """Sets the probability of dropping a feature, in [0, 1), in place."""

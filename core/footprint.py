@@ -41,15 +41,17 @@ class Footprint:
 
     Attributes:
         training: Of each image of a batch that is trained on.
-        apart: Of whatever else is computed at once, whatever the batch.
+        evaluation: Of each image of a batch that is validated on.
+        apart: Of what is frozen, where that is computed apart, whatever the batch.
     """
 
     training: int
+    evaluation: int
     apart: int
 
-    def of(self, batch_size: int) -> int:
+    def of(self, batch_size: int, eval_batch_size: int = EVAL_BATCH_SIZE) -> int:
         """The most that is held at once, with batches of this size."""
-        return max(batch_size * self.training, self.apart)
+        return max(batch_size * self.training, eval_batch_size * self.evaluation, self.apart)
 
 
 class Layer(NamedTuple):
@@ -106,9 +108,9 @@ class Survey:
             for layers in (self.layers[:first], self.layers[first:])
         )
         kept = sum(size for until, size in self.kept if until >= first)
-        return Footprint(
-            training=images + kept, apart=max((chunk or EVAL_BATCH_SIZE) * frozen, EVAL_BATCH_SIZE * learned)
-        )
+        if chunk is None:
+            return Footprint(training=images + kept, evaluation=max(frozen, learned), apart=0)
+        return Footprint(training=images + kept, evaluation=learned, apart=chunk * frozen)
 
 
 def survey(backbone: nn.Module, *, image_size: int) -> Survey | None:

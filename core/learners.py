@@ -17,7 +17,8 @@ _OLDEST_FOR_TRITON = (7, 0)
 
 _log = logging.getLogger(__name__)
 
-Learner = Callable[[Tensor], Tensor]  # what `core.prefix.Prefix.batches` gives (B, ...) to logits (B, C)
+# From what `core.prefix.Prefix.batches` gives (B, ...), and `core.classifier.Classifier.draw` (B, F), to logits (B, C).
+Learner = Callable[[Tensor, Tensor], Tensor]
 Compiler = Callable[[Learner], Learner]
 
 
@@ -61,12 +62,12 @@ class Learners:
     def _build(self, image_size: int) -> Learner:
         model, cut = self._model, self._model.cut(image_size)
 
-        def whole(inputs: Tensor) -> Tensor:
-            return cast(Tensor, model(inputs))
+        def whole(inputs: Tensor, drawn: Tensor) -> Tensor:
+            return cast(Tensor, model(inputs, drawn))
 
-        def second_half(inputs: Tensor) -> Tensor:
+        def second_half(inputs: Tensor, drawn: Tensor) -> Tensor:
             assert cut is not None, "only used where there is one"
-            return model.classify(cut.learning(inputs))
+            return model.classify(cut.learning(inputs), drawn)
 
         learner: Learner = whole if cut is None else second_half
         if self._compiler is None:
@@ -81,17 +82,18 @@ class _Compiled:
         self._plain, self._depth = learner, depth
         self._learner = compiler(_with_own_code(learner))
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        # One graph for all batch sizes, the smaller last batch included.
-        torch._dynamo.maybe_mark_dynamic(inputs, 0)
+    def __call__(self, inputs: Tensor, drawn: Tensor) -> Tensor:
+        # One graph for all batch sizes, the smaller last batch and parts of batches included.
+        for tensor in (inputs, drawn):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
         try:
-            return self._learner(inputs)
+            return self._learner(inputs, drawn)
         except torch._dynamo.exc.TorchDynamoException as error:
             if self._learner is self._plain or is_out_of_memory(error):
                 raise
             _log.warning("depth %d is trained without torch.compile: %s", self._depth, one_line(str(error))[:300])
             self._learner = self._plain
-            return self._learner(inputs)
+            return self._learner(inputs, drawn)
 
 
 def _with_own_code(learner: Any) -> Learner:

@@ -94,22 +94,25 @@ class Prefix:
         self._views = 1
         self._strength = 0.0
         self._remembers = False
+        self._at_once = EVAL_BATCH_SIZE
         self._cut: Cut | None = None
         self._measured: dict[int, _Measured] = {}  # by depth
         self._hashes: dict[int, str] = {}
 
-    def start(self, config: TrainConfig, *, remember: bool = True) -> None:
+    def start(self, config: TrainConfig, *, remember: bool = True, at_once: int = EVAL_BATCH_SIZE) -> None:
         """Prepares for a run; the model has its depth already.
 
         Args:
             config: Of the run.
             remember: Whether activations may be remembered, or be used if they are.
+            at_once: Images that memory has room for at once; of so many a card's time is measured.
         """
         assert self._model.unfreeze_depth == config.unfreeze_depth, "the model has another depth"
         self._augmenter.seed = config.augment_seed
         self._augmenter.set_strength(config.augment_strength)
         self._views, self._strength = config.views or config.epochs, config.augment_strength
         self._remembers = remember and self._activations is not None and bool(self._pixels)
+        self._at_once = at_once
         self._cut = self._model.cut(self._arch.image_size)
 
     @property
@@ -236,7 +239,7 @@ class Prefix:
 
     def _measure(self, part: Part) -> "_Measured":
         """Computes a few activations, twice, because kernels choose their algorithms on first use."""
-        count = CPU_CHUNK if self._device.type == "cpu" else EVAL_BATCH_SIZE  # fewer would measure a GPU's launches
+        count = CPU_CHUNK if self._device.type == "cpu" else self._at_once  # fewer would measure a GPU's launches
         batch = next(self._source.batches(part.rows[:count], batch_size=count))
         for _ in range(2):
             start = time.perf_counter()

@@ -5,8 +5,9 @@ Shapes: N examples, B batch, C classes.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from core.checkpoint import RunState, Saving, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
 from core.device import autocast, compute_dtype
-from core.evaluation import EVAL_BATCH_SIZE, Evaluation, evaluate
+from core.evaluation import Evaluation, evaluate
 from core.learners import Learner
 from core.losses import Criterion
 from core.optim import learning_rate
@@ -81,6 +82,8 @@ class Run:
         optimizer: Without memory of earlier runs.
         device: Where to compute.
         saving: Decides when to save.
+        parts: In how many equal parts, one after the other, each batch is computed.
+        eval_batch_size: Images to validate at a time.
     """
 
     config: TrainConfig
@@ -97,6 +100,8 @@ class Run:
     optimizer: torch.optim.Optimizer
     device: torch.device
     saving: Saving
+    parts: int
+    eval_batch_size: int
 
     def __post_init__(self) -> None:
         self.state = RunState()
@@ -183,31 +188,45 @@ class Run:
         logits: list[torch.Tensor] = []
         unchecked: list[torch.Tensor] = []
         lr = 0.0
-        batches = self.prefix.batches(self.train_part, order, epoch=epoch, batch_size=config.batch_size)
-        for step, batch in enumerate(batches):
+        batches = self.prefix.batches(self.train_part, order, epoch=epoch, batch_size=config.batch_size // self.parts)
+        for step, numbered in groupby(enumerate(batches), key=lambda numbered: numbered[0] // self.parts):
+            size = min(config.batch_size, len(order) - step * config.batch_size)
             lr = learning_rate(config, epoch + (step + 0.5) / steps, recalls)
-            logits_BC, loss = self.step(batch, lr)
+            logits_BC, loss = self.step((part for _, part in numbered), size, lr)
             logits.append(logits_BC)
             unchecked.append(loss)
             if self.device.type == "cpu" or step + 1 == steps or len(unchecked) == FINITE_CHECK_STEPS:
                 _check_finite(unchecked, epoch, step)
                 unchecked.clear()
-            on_step(len(batch.labels))
+            on_step(size)
         return torch.cat(logits).softmax(1).cpu().numpy(), lr
 
-    def step(self, batch: Fed, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step of the optimiser; returns logits (B, C) and loss, still on the device."""
+    def step(self, parts: Iterable[Fed], size: int, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step of the optimiser; returns logits (B, C) and loss, still on the device.
+
+        Args:
+            parts: The batch, whole or, for lack of memory, in parts whose gradients add up.
+            size: B.
+            lr: Learning rate.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with autocast(self.device):
-            logits_BC = self.learn(batch.inputs)
-        logits_BC = logits_BC.float()
-        loss = self.criterion(logits_BC, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        # For the whole batch at once: a generator would give other numbers for its parts.
+        draws = torch.split(self.model.draw(size), self.config.batch_size // self.parts)
+        logits, losses = [], []
+        for part, drawn in zip(parts, draws, strict=True):
+            with autocast(self.device):
+                logits_BC = self.learn(part.inputs, drawn)
+            logits_BC = logits_BC.float()
+            # The loss is a mean over images: a part has its share in that of the batch.
+            loss = self.criterion(logits_BC, part.labels) * (len(part.labels) / size)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            logits.append(logits_BC.detach())
+            losses.append(loss.detach())
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return logits_BC.detach(), loss.detach()
+        return torch.cat(logits), torch.stack(losses).sum()
 
     def predict_val(self, rows: Rows) -> npt.NDArray[np.float32]:
         """Probabilities (N, C) of validation rows."""
@@ -215,7 +234,7 @@ class Run:
         probs: list[torch.Tensor] = []
         # Not inference_mode: what is remembered here may be read elsewhere.
         with torch.no_grad():
-            for batch in self.prefix.batches(self.val_part, rows, epoch=None, batch_size=EVAL_BATCH_SIZE):
+            for batch in self.prefix.batches(self.val_part, rows, epoch=None, batch_size=self.eval_batch_size):
                 with autocast(self.device):
                     logits_BC = self.prefix.classify(batch.inputs)
                 probs.append(logits_BC.float().softmax(1))

@@ -3,10 +3,12 @@
 Shapes: C classes.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from core.evaluation import EVAL_BATCH_SIZE
 from core.footprint import Survey, memory_in_reach, survey
 from core.learners import Compiler, Learners
 from core.losses import Criterion, class_weights, cross_entropy
+from core.microbatches import keeps_images_apart, more_parts
 from core.optim import build_optimizer, reset_optimizer
 from core.prefix import CPU_CHUNK, Part, Prefix
 from core.run import EpochResult, NonFiniteLossError, Run
@@ -33,6 +36,10 @@ from core.weights import Weights
 __all__ = ["CHECKPOINT_SHARE", "EpochResult", "NonFiniteLossError", "TrainData", "TrainResult", "Trainer"]
 
 CHECKPOINT_SHARE = 0.01
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -92,57 +99,68 @@ class Trainer:
 
         Args:
             config: What to run; its arch, image size and seed are this trainer's.
-            on_epoch: Called after each epoch; what it returns, if anything, is the reason to end the run there.
+            on_epoch: Called after each epoch; what it returns, if anything, is the reason to end the run there. Where
+                memory runs out in the middle of a run, epochs that no checkpoint covers are done and reported again.
             checkpoint_file: Where to keep the state after each epoch; None keeps none.
             on_step: Called after each step with the number of images trained on; may raise to break the run off.
 
         Raises:
             NonFiniteLossError: The loss became NaN or infinite.
-            MemoryError: The run would take more memory than the machine has free.
+            MemoryError, RuntimeError: The run takes more memory than there is; `core.device.is_out_of_memory` knows it.
             InputError: The config's depth is out of the model's range.
             CheckpointError: The checkpoint is damaged or of another config.
         """
         assert (config.arch, config.image_size, config.seed) == (self.arch.timm_name, self.arch.image_size, self.seed)
-        try:
-            run, reason = self._finish(config, on_epoch, checkpoint_file, on_step or (lambda images: None))
-        except Exception as error:
-            # What is remembered must cost time only: a run that has no room beside it has it without.
-            if self.device.type == "cpu" or not is_out_of_memory(error) or not self.prefix.forget():
-                raise
-            torch.cuda.empty_cache()
-            run, reason = self._finish(config, on_epoch, checkpoint_file, on_step or (lambda images: None))
-        return TrainResult.of(run.state, reason)
 
-    def _finish(
-        self,
-        config: TrainConfig,
-        on_epoch: Callable[[EpochResult], str | None],
-        checkpoint_file: Path | None,
-        on_step: Callable[[int], None],
-    ) -> tuple[Run, str]:
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            run = self.prepare(config)
+        def finish(run: Run) -> TrainResult:
             if checkpoint_file is not None and checkpoint_file.is_file():
                 run.resume(checkpoint_file)
-            return run, run.finish(on_epoch, checkpoint_file, on_step)
+            reason = run.finish(on_epoch, checkpoint_file, on_step or (lambda images: None))
+            return TrainResult.of(run.state, reason)
+
+        return self._with_room(config, finish)
 
     def measure_epoch_s(self, config: TrainConfig, *, steps: int = 2) -> float:
         """Seconds that an epoch of this config would take here, extrapolated from a few steps; changes nothing."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            run = self.prepare(config, remember=False)
-            train_rows = without_lone_last(self.data.train_rows[: config.batch_size * steps], config.batch_size)
-            val_rows = self.data.val_rows[: EVAL_BATCH_SIZE * steps]
+        train_rows = without_lone_last(self.data.train_rows[: config.batch_size * steps], config.batch_size)
+        val_rows = self.data.val_rows[: EVAL_BATCH_SIZE * steps]
+
+        def measure(run: Run) -> float:
             run.train_rows_in_order(train_rows[: config.batch_size], 0)  # kernels choose their algorithms on first use
             train_s = _seconds(lambda: run.train_rows_in_order(train_rows, 0)) / len(train_rows)
             val_s = _seconds(lambda: run.predict_val(val_rows)) / len(val_rows)
-        return train_s * len(self.data.train_rows) + val_s * len(self.data.val_rows)
+            return train_s * len(self.data.train_rows) + val_s * len(self.data.val_rows)
 
-    def prepare(self, config: TrainConfig, *, remember: bool = True) -> Run:
+        return self._with_room(config, measure, remember=False)
+
+    def _with_room(self, config: TrainConfig, work: Callable[[Run], Result], *, remember: bool = True) -> Result:
+        """Does something with a run; where memory runs out anew, with less at once if the result stays the same."""
+        parts, forgot = 1, False
+        while True:
+            try:
+                with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                    return work(self.prepare(config, remember=remember, parts=parts))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = error.with_traceback(None)  # a traceback would hold all that the run has taken
+            torch.cuda.empty_cache()
+            # What is remembered must cost time only: a run that has no room beside it has it without.
+            if self.prefix.forget() and not forgot:
+                forgot = True
+                continue
+            finer = more_parts(config.batch_size, parts)
+            if finer is None or (parts == 1 and not keeps_images_apart(self.model, config.image_size)):
+                raise failure
+            parts = finer
+
+    def prepare(self, config: TrainConfig, *, remember: bool = True, parts: int = 1) -> Run:
         """Sets everything back to its first state, with the config's values, for a run that nothing came before.
 
         Args:
             config: What to run. The run before this one must be over.
             remember: Whether activations may be remembered, or be used if they are.
+            parts: In how many equal parts each batch is computed, for lack of memory.
 
         Raises:
             MemoryError: The run would take more memory than the machine has free.
@@ -151,8 +169,16 @@ class Trainer:
         self.model.load_state_dict(self._first_state)
         self.model.set_drop_rate(config.drop_rate)
         self.model.set_unfreeze_depth(config.unfreeze_depth)
-        self.refuse_what_does_not_fit(config)
-        self.prefix.start(config, remember=remember)
+        eval_batch_size = -(-EVAL_BATCH_SIZE // parts)
+        self.refuse_what_does_not_fit(config, config.batch_size // parts, eval_batch_size)
+        if parts > 1:
+            _log.warning(
+                "batches of %d are more than memory has room for: they are computed %d images at a time, with the same "
+                "result",
+                config.batch_size,
+                config.batch_size // parts,
+            )
+        self.prefix.start(config, remember=remember, at_once=eval_batch_size)
         return Run(
             config=config,
             labels=self.data.labels,
@@ -168,6 +194,8 @@ class Trainer:
             optimizer=self.optimizer(config),
             device=self.device,
             saving=Saving(self.checkpoint_share),
+            parts=parts,
+            eval_batch_size=eval_batch_size,
         )
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
@@ -180,23 +208,26 @@ class Trainer:
         reset_optimizer(self._optimizers[key], config)
         return self._optimizers[key]
 
-    def refuse_what_does_not_fit(self, config: TrainConfig) -> None:
+    def refuse_what_does_not_fit(self, config: TrainConfig, at_once: int, eval_batch_size: int) -> None:
         """Says that memory doesn't suffice while the process can still say it; a card says so itself.
+
+        Args:
+            config: What to run.
+            at_once: Images that are trained on at once.
+            eval_batch_size: Images that are validated on at once.
 
         Raises:
             MemoryError: A run of this config would take more than the machine has free.
         """
-        if self.device.type != "cpu":
-            return
-        if self._survey is None:
+        if self.device.type != "cpu" or self._survey is None:
             return
         chunk = None if self.model.cut(config.image_size) is None else CPU_CHUNK
         learning = {name for name, parameter in self.model.backbone.named_parameters() if parameter.requires_grad}
-        needed = self._survey.footprint(learning, chunk=chunk).of(config.batch_size)
+        needed = self._survey.footprint(learning, chunk=chunk).of(at_once, eval_batch_size)
         reach = memory_in_reach() - self.prefix.held
         if needed > reach:
             raise MemoryError(
-                f"batches of {config.batch_size} at {config.image_size} pixels take about {needed / 1e9:.1f} GB of "
+                f"batches of {at_once} at {config.image_size} pixels take about {needed / 1e9:.1f} GB of "
                 f"memory, and {reach / 1e9:.1f} GB can be had"
             )
 

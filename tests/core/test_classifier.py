@@ -209,7 +209,7 @@ def test_a_drop_rate_of_zero_changes_no_bit(transparent):
 
 def test_dropout_keeps_the_type_of_half_precision_features(transparent):
     transparent.set_drop_rate(0.5)
-    assert transparent._drop(torch.ones(2, 256, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert transparent._drop(torch.ones(2, 256, dtype=torch.bfloat16), None).dtype == torch.bfloat16
 
 
 def test_many_drop_rates_are_one_graph(transparent):

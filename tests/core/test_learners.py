@@ -67,17 +67,29 @@ for number in range(2 * (deepest + 1)):
     same.append(losses(compiled, **values) == losses(plain, **values))
 print(json.dumps({"same": all(same), "graphs": len(graphs), "depths": deepest + 1}))
 """
+PARTS = """
+compiled, plain = trainer(compiler(counting)), trainer(None)
+# PyTorch asks on the CPU whether there are 16 images, for a kernel that has to pay: no part is smaller.
+wanted = TrainConfig(arch="test_efficientnet", image_size=32, lr=1e-3, batch_size=64, unfreeze_depth=1, drop_rate=0.3)
+same = []
+for parts in (1, 2, 4):
+    ours, theirs = (
+        each.prepare(wanted, parts=parts).train_rows_in_order(each.data.train_rows, 0)[0] for each in (compiled, plain)
+    )
+    same.append(bool((ours == theirs).all()))
+print(json.dumps({"same": all(same), "graphs": len(graphs)}))
+"""
 DEPTHS = """
 def half(columns):
     weight = torch.randn(columns, 3)
 
-    def second_half(inputs):
-        return inputs @ weight
+    def second_half(inputs, drawn):
+        return (inputs * drawn) @ weight
 
     return second_half
 
 for columns in range(1, 13):
-    _Compiled(half(columns), compiler(counting), depth=columns)(torch.randn(4, columns))
+    _Compiled(half(columns), compiler(counting), depth=columns)(torch.randn(4, columns), torch.rand(4, columns))
 print(json.dumps({"graphs": len(graphs)}))
 """
 FAILURE = """
@@ -99,6 +111,11 @@ def test_one_graph_a_depth_serves_all_values_and_changes_no_number() -> None:
     found, _ = run(VALUES)
     assert found["same"]
     assert 0 < found["graphs"] <= found["depths"]
+
+
+def test_the_graph_of_whole_batches_serves_parts_of_them() -> None:
+    found, _ = run(PARTS)
+    assert found == {"same": True, "graphs": 1}
 
 
 def test_more_depths_than_dynamo_keeps_graphs_of_one_function() -> None:
