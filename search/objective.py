@@ -126,8 +126,9 @@ class Objective:
 
         def on_epoch(result: EpochResult) -> str | None:
             with hold.acting():
-                if result.epoch not in reported:  # else a process died between this report and its checkpoint
+                if result.epoch not in reported:  # else it is done again, for want of a checkpoint
                     trial.report(result.val.recall, step=result.epoch)
+                    reported[result.epoch] = result.val.recall
             self.watcher.epoch_done(result)
             is_last = result.epoch + 1 == config.epochs
             # Optuna judges by the last report. An epoch that is repeated was judged before, as it stood then.

@@ -180,3 +180,29 @@ def test_a_trial_that_was_kept_but_never_told_is_told_without_training(
     assert watcher.epochs == []
     assert study.trials[0].value == record.recall
     assert len(get_all_artifact_meta(study.trials[0], storage=study._storage)) == 2
+
+
+def test_a_trial_that_runs_out_of_memory_where_parts_give_the_same_completes_as_it_was_asked_for(
+    study: optuna.Study,
+    objective: Objective,
+    crew: Crew,
+    watcher: RecordingWatcher,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = objective.trainer.model
+    monkeypatch.setattr(objective.trainer, "checkpoint_share", 0.0)  # so that the first epoch is done again
+
+    def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if watcher.epochs and torch.is_grad_enabled() and len(inputs[0]) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = model.backbone.get_submodule(model.head_name).register_forward_pre_hook(refuse)
+    shallow = dataclasses.replace(objective, fixed=objective.fixed | {"unfreeze_depth": 0})
+    run_trial(shallow, study, crew, ask(study))
+    handle.remove()
+    [trial], [record] = study.trials, objective.folder.read_trials()
+    assert (trial.state, trial.constraints) == (TrialState.COMPLETE, {"infeasible": 0.0})
+    assert watcher.epochs == [(0, 0), (0, 0), (0, 1)]
+    assert record.config == shallow.config_of(trial).to_dict()
+    assert "batches of 64 are more than memory has room for: they are computed 8 images at a time" in caplog.text
