@@ -175,7 +175,7 @@ def plain_search(
     trials = []
     for number in range(n_trials):
         # As in `search.session`, so that both sides draw the same trials at first.
-        study.sampler = build_sampler("tpe", seed=derive_seed(seed, SAMPLER, number) % 2**32)
+        study.sampler = build_sampler("tpe", space.distributions, seed=derive_seed(seed, SAMPLER, number) % 2**32)
         trial = study.ask(space.distributions)
         config = trainer.task.config(epochs, **trial.params, trial=number)
         judge = _Judge(trial, epochs=epochs, patience=patience)

@@ -37,8 +37,8 @@ class Asking:
         trials = self.study.get_trials(deepcopy=False)
         # One that waits was enqueued by a process that died before it took it.
         if not any(trial.state == TrialState.WAITING for trial in trials):
-            if proposals := without_known(self.proposals, trials):
-                self.study.enqueue_trial(proposals[0])
+            if self.proposals and (left := without_known(self.proposals, trials)):
+                self.study.enqueue_trial(left[0])
             elif not trials:
                 self.study.enqueue_trial(self.space.known_good)
         return self.study.ask()
@@ -54,14 +54,15 @@ class Asking:
         Raises:
             FencedError: It has another owner by now.
         """
-        if set(trial.params) == set(self.space.distributions):
+        space = self.space.distributions
+        if set(trial.params) == set(space):
             return
         seed = self.seed(trial.number)
-        self.study.sampler = build_sampler(self.sampler, seed=seed, beside_others=beside_others)
+        self.study.sampler = build_sampler(self.sampler, space, seed=seed, beside_others=beside_others)
         # In a study of thousands this takes a while, for which nobody else should have to wait.
         _ = trial.relative_params
         with hold.acting():
-            for name, distribution in self.space.distributions.items():
+            for name, distribution in space.items():
                 trial._suggest(name, distribution)  # as `Study.ask` does
 
 

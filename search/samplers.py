@@ -1,7 +1,12 @@
 """Which values are tried next, and which trials are ended early."""
 
+from collections.abc import Mapping
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
 
 SAMPLERS = ("tpe", "gp", "random")
 PRUNERS = ("percentile", "median", "hyperband", "none")
@@ -11,11 +16,32 @@ PRUNER_STARTUP_TRIALS = 5  # complete trials before any is pruned
 MAX_WARMUP_EPOCHS = 3
 
 
-def build_sampler(name: str, *, seed: int, beside_others: bool = False) -> BaseSampler:
+class _KnowsItsSpace(BaseSampler):
+    """Is told what Optuna would find out, anew for each sampler, by comparing the ranges of all trials of a study."""
+
+    space: Mapping[str, BaseDistribution]
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        # Sorted, and without those that leave no choice, as Optuna has them.
+        return {name: each for name, each in sorted(self.space.items()) if not each.single()}
+
+
+class _TPE(_KnowsItsSpace, TPESampler):
+    pass
+
+
+class _GP(_KnowsItsSpace, GPSampler):
+    pass
+
+
+def build_sampler(
+    name: str, space: Mapping[str, BaseDistribution], *, seed: int, beside_others: bool = False
+) -> BaseSampler:
     """A sampler for one trial.
 
     Args:
         name: One of `SAMPLERS`.
+        space: Range of each parameter, the same in all trials of the study.
         seed: Of this trial.
         beside_others: Whether other workers run trials meanwhile, near which another would tell nothing new. All of
             them are alive: trials of dead workers are taken over before anybody asks for a new one.
@@ -26,7 +52,7 @@ def build_sampler(name: str, *, seed: int, beside_others: bool = False) -> BaseS
     """
     match name:
         case "tpe":
-            return TPESampler(
+            sampler: _KnowsItsSpace = _TPE(
                 n_startup_trials=STARTUP_TRIALS,
                 n_ei_candidates=24,
                 multivariate=True,  # learning rate and depth hang together
@@ -35,10 +61,13 @@ def build_sampler(name: str, *, seed: int, beside_others: bool = False) -> BaseS
                 seed=seed,
             )
         case "gp":
-            return GPSampler(n_startup_trials=STARTUP_TRIALS, deterministic_objective=False, seed=seed)
+            sampler = _GP(n_startup_trials=STARTUP_TRIALS, deterministic_objective=False, seed=seed)
         case "random":
             return RandomSampler(seed=seed)
-    raise AssertionError(f"unknown sampler {name}")
+        case _:
+            raise AssertionError(f"unknown sampler {name}")
+    sampler.space = space
+    return sampler
 
 
 def warmup_epochs(epochs: int) -> int:

@@ -1,6 +1,7 @@
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState
 
 from search.samplers import PRUNERS, SAMPLERS, build_pruner, build_sampler, warmup_epochs
@@ -9,7 +10,7 @@ RANGES = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "drop_rate": FloatDistr
 
 
 def propose(study: optuna.Study, sampler: str, number: int) -> dict[str, float]:
-    study.sampler = build_sampler(sampler, seed=1000 + number)
+    study.sampler = build_sampler(sampler, RANGES, seed=1000 + number)
     trial = study.ask(fixed_distributions=RANGES)
     study.tell(trial, -trial.params["lr"])
     return trial.params
@@ -27,6 +28,18 @@ def test_a_restart_changes_no_proposal(sampler: str) -> None:
         proposals.append(propose(study, sampler, number))
     assert proposals == expected
     assert len({params["lr"] for params in proposals}) == 14
+
+
+@pytest.mark.parametrize(("sampler", "optunas"), [("tpe", TPESampler), ("gp", GPSampler)])
+def test_being_told_the_space_changes_no_proposal(sampler: str, optunas: type[BaseSampler]) -> None:
+    ranges = {**RANGES, "fixed": FloatDistribution(1, 1)}
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(14):
+        trial = study.ask(ranges)
+        study.tell(trial, -trial.params["lr"])
+    told = build_sampler(sampler, ranges, seed=5)
+    found = optunas.infer_relative_search_space(told, study, study.trials[-1])
+    assert list(found.items()) == list(told.infer_relative_search_space(study, study.trials[-1]).items())
 
 
 def report(study: optuna.Study, curve: list[float]) -> optuna.Trial:
@@ -68,6 +81,6 @@ def test_the_warm_up_is_half_of_a_short_run_and_five_epochs_of_a_long_one() -> N
 
 def test_names_have_builders() -> None:
     for name in SAMPLERS:
-        build_sampler(name, seed=0)
+        build_sampler(name, RANGES, seed=0)
     for name in PRUNERS:
         build_pruner(name, epochs=3)
