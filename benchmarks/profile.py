@@ -6,6 +6,7 @@ the learning part's: what differs between trials, and all that a search without 
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from types import FrameType
 from benchmarks.arguments import add_part_arguments, add_task_arguments, read_data
 from benchmarks.reporting import add_out_argument, finish
 from core import cli
+from core.cache import CACHE_VARIABLE
 
 PERIOD_S = 0.01
 
@@ -31,10 +33,11 @@ IMPORTING, OTHER = "importing libraries", "the rest"
 AROUND = {
     ("search.setup", "prepare"): "reading the data, splitting them",
     ("search.setup", "open_trainer"): "opening the pixels, building the model",
-    ("search.session", "show_plan"): "measuring for the plan that is shown",
+    ("search.session", "show_estimate"): "measuring how long it will take",
     ("search.session", "write_summary"): "summary",
     ("search.session", "show_end"): "summary",
-    ("search.session", "ask"): "asking the sampler",
+    ("search.asking", "begin"): "asking the sampler",
+    ("search.asking", "draw"): "asking the sampler",
     ("core.trainer", "prepare"): "setting trials up",
     ("core.run", "save"): "checkpoints",
 }
@@ -73,6 +76,7 @@ def main(args: argparse.Namespace) -> int:
         val_images=args.val_images,
     )
     with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE_VARIABLE] = str(Path(folder) / "cache")  # what earlier searches have remembered is not its own
         table = write_table(task, Path(folder))
         command = ["--arch", args.arch, "--data", str(table), "--trials", str(args.trials), "--device", args.device]
         command += ["--epochs", str(args.epochs), "--image-size", str(task.arch.image_size)]
