@@ -7,7 +7,6 @@ import resource
 import statistics
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from core.cli import write
 from core.device import cpu_name
+from core.durations import utc
 from core.files import write_json
 from core.versions import installed_versions
 
@@ -135,7 +135,7 @@ def finish(out: Path, *, rows: Sequence[Mapping[str, Any]], ratio: float, about:
         "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
         "machine": machine(),
         "versions": installed_versions(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": utc(),
     }
     write_json(out, content)
     write(f"{about}; {out}")

@@ -19,9 +19,9 @@ import json
 import logging
 import os
 import re
-import time
 from pathlib import Path
 
+from core.durations import utc
 from core.errors import InputError, one_line
 from core.study_folder import StudyFolder as StudyFolder
 from core.trials import FORMAT as FORMAT
@@ -129,7 +129,7 @@ def _is_study_name(name: str) -> bool:
 
 def opening_entry(test_fingerprint: str, command: str) -> dict[str, str]:
     """What is noted of an opening of the test split."""
-    return {"test": test_fingerprint, "command": command, "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    return {"test": test_fingerprint, "command": command, "utc": utc()}
 
 
 def is_opening(line: bytes, test_fingerprint: str) -> bool:

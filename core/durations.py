@@ -1,4 +1,6 @@
-"""Durations as people say them."""
+"""Times and durations as people say them."""
+
+import time
 
 _DAY = 86400  # seconds
 _YEAR = 365.25 * _DAY
@@ -17,3 +19,8 @@ def in_words(seconds: float) -> str:
     if seconds < 2 * _YEAR:
         return f"{12 * seconds / _YEAR:.0f} months"
     return f"{seconds / _YEAR:.1f} years" if seconds <= 100 * _YEAR else "more than 100 years"
+
+
+def utc() -> str:
+    """The time, to be written down for people: ``2026-11-26T09:30:00Z``. Nothing is decided by it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

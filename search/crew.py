@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
-from search.leases import GRACE_S, Lease, Leases, Worker, utc
+from core.durations import utc
+from search.leases import GRACE_S, Lease, Leases, Worker
 
 _BEATS_IN_GRACE = 12
 _LOOK_S = 0.5  # between two looks whether the parent is still there

@@ -3,13 +3,13 @@
 import dataclasses
 import shlex
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from core.durations import utc
 from core.errors import InputError, counted
 from core.manifest import Manifest
 from core.splits import Split, joined_groups
@@ -94,7 +94,7 @@ def describe_study(setup: "Setup") -> dict[str, Any]:
         "pruner": settings.pruner,
         "versions": installed_versions(),
         "command": shlex.join(["python", "-m", "search.run", *map(without_password, sys.argv[1:])]),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": utc(),
     }
 
 

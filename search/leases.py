@@ -11,18 +11,12 @@ None of this depends on clocks that agree. Times are written down for people onl
 import dataclasses
 import functools
 import platform
-import time
 import uuid
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 GRACE_S = 60.0
-
-
-def utc() -> str:
-    """The time, for people."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 @functools.cache
