@@ -1,6 +1,8 @@
 """Who runs what, with real processes that are killed and stopped."""
 
 import dataclasses
+import errno
+import itertools
 import json
 import os
 import signal
@@ -18,6 +20,7 @@ from core.artifacts import StudiesFolder, StudyFolder
 from search.crew import Census, Crew, FencedError
 from search.file_leases import FileLeases
 from search.leases import Lease, Worker, this_machine
+from search.lives import Lives
 
 ROOT = Path(__file__).parents[2]
 MEMBER = """
@@ -220,6 +223,95 @@ def test_a_machine_elsewhere_is_judged_by_its_counter_alone(folder: StudyFolder)
         assert not leases.is_gone(elsewhere)
         assert not crew.is_dead("ab")
         assert not crew.is_alone()
+
+
+def test_workers_of_before_a_power_cut_are_gone_at_once(folder: StudyFolder) -> None:
+    leases = FileLeases(folder)
+    machine, _, boot = leases.machine.partition("/")
+    before = Worker(id="ab", host="here", pid=1, machine=f"{machine}/{boot[::-1]}x", device="cpu", since="")
+    elsewhere = dataclasses.replace(before, machine=f"far-{machine}/{boot}")
+    folder.running.mkdir(parents=True)
+    (folder.running / "worker-ab.json").write_text(json.dumps(dataclasses.asdict(before)))
+    assert leases.is_gone(before)
+    assert not leases.is_gone(elsewhere)
+    with Crew(leases, device="cpu") as crew:
+        assert set(leases.read_workers()) == {crew.me.id}
+
+
+def test_a_full_disk_while_the_lock_is_signed_leaves_it_free(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    leases = FileLeases(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(OSError, match="No space left"), leases.lock():
+            raise AssertionError("nobody signed")
+    with FileLeases(folder, grace_s=60).lock():  # at once
+        pass
+
+
+def test_a_waiter_that_stood_still_itself_takes_the_lock_from_nobody(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes of a terminal stop together: the holder has not had more time than the one that waits."""
+    holder, waiter = FileLeases(folder), FileLeases(folder, grace_s=1)
+    slept_s = itertools.chain((0.0, 9999.0), itertools.repeat(9999.0))  # between two looks at the clock
+    real = time.monotonic
+    with holder.lock():
+        monkeypatch.setattr("search.file_leases.time.monotonic", lambda: real() + next(slept_s))
+        got = threading.Thread(target=lambda: waiter.lock().__enter__())
+        got.start()
+        got.join(timeout=0.5)  # half its grace
+        assert got.is_alive()
+        assert holder.holds_lock()
+    got.join()
+
+
+def test_a_life_that_could_not_be_taken_up_again_is_taken_up_by_the_next_beat(folder: StudyFolder) -> None:
+    lives = Lives(folder.running)
+    lives.begin("ab")
+    file = folder.running / "worker-ab.lock"
+    file.unlink()
+    file.mkdir()  # so that it can't be locked
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"worker-ab\.lock"):
+            lives.go_on("ab")
+    file.rmdir()
+    lives.go_on("ab")
+    assert not Lives(folder.running).has_ended("ab")
+    lives.end("ab")
+    assert Lives(folder.running).has_ended("ab")
+
+
+def test_an_error_of_one_that_lost_the_lock_is_a_consequence_of_that(folder: StudyFolder) -> None:
+    slow, quick = FileLeases(folder), FileLeases(folder, grace_s=0.2)
+
+    def lose_and_stumble() -> None:
+        other = threading.Thread(target=lambda: quick.lock().__enter__())
+        other.start()
+        other.join()
+        raise ValueError("Cannot tell a COMPLETE trial.")
+
+    with Crew(slow, device="cpu") as crew:
+        with pytest.raises(FencedError, match="the study's lock was taken"), crew.acting():
+            lose_and_stumble()
+    with Crew(FileLeases(folder), device="cpu") as crew:
+        with pytest.raises(ValueError, match="a defect"), crew.acting():
+            raise ValueError("a defect")
+
+
+def test_a_parent_that_stands_still_on_this_machine_is_waited_for(folder: StudyFolder) -> None:
+    leases = FileLeases(folder)
+    with (
+        Crew(FileLeases(folder), device="none", grace_s=60) as parent,
+        Crew(leases, device="cpu", parent=parent.me.id, grace_s=0.5) as child,
+    ):
+        time.sleep(1)  # the parent has shown nothing for longer than the child's grace
+        assert child.is_dead(parent.me.id)
+        assert not child.is_abandoned()
 
 
 def test_who_leaves_leaves_nothing(folder: StudyFolder) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from core.artifacts import StudiesFolder, StudyFolder
+from core.errors import LostError
 from search.asking import Asking
 from search.crew import Crew, FencedError, Hold
 from search.file_leases import FileLeases
@@ -289,3 +291,40 @@ def test_eight_workers_that_race_for_the_last_trial_finish_exactly_as_many_as_as
         for future in [pool.submit(work) for _ in range(8)]:
             future.result()
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 20
+
+
+def test_who_lost_the_studys_lock_begins_no_trial(study: optuna.Study, crew: Crew, others: Others) -> None:
+    quick = FileLeases(others.folder, grace_s=0.2)
+    with crew.acting():
+        thief = threading.Thread(target=lambda: quick.lock().__enter__())
+        thief.start()
+        thief.join()
+        with pytest.raises(FencedError):
+            next_turn(study, crew, asking(study), n_trials=9)
+    assert study.trials == []
+
+
+def test_a_database_that_comes_back_is_waited_for(
+    study: optuna.Study, crew: Crew, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Flaky(ScriptedObjective):
+        def run(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
+            if len(self.script) == 3:
+                self.script.pop()
+                raise LostError("The database must answer, but does not.")
+            super().run(study, trial, hold)
+
+    assert run_trials(study, Flaky(["complete"] * 3), crew, asking(study), n_trials=2) == ""
+    assert "waiting for it: The database must answer" in caplog.text
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+
+    monkeypatch.setattr("search.loop.PATIENCE_S", 0.0)
+    with pytest.raises(LostError):
+        run_trials(study, Lost([]), crew, asking(study), n_trials=3)
+
+
+class Lost(ScriptedObjective):
+    """Whose database is gone for good."""
+
+    def run(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
+        raise LostError("The database must answer, but does not.")

@@ -11,12 +11,12 @@ import numpy as np
 import optuna
 import psutil
 import pytest
-from optuna.artifacts import get_all_artifact_meta
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import TrialState
 
 from search.crew import Crew
 from search.objective import Objective
-from search.pictures import Pictures
+from search.pictures import Pictures, name_pictures
 from tests.search.conftest import run_trial
 from tests.search.test_objective import ask
 
@@ -50,6 +50,40 @@ def test_pictures_that_a_process_owed_are_drawn_by_the_next(
     assert all(file.read_bytes().startswith(PNG) for file in owed)
 
 
+def test_a_picture_without_a_name_is_given_one_and_those_of_people_are_left_alone(
+    study: optuna.Study, objective: Objective, crew: Crew, tmp_path: Path
+) -> None:
+    trial = ask(study)
+    (tmp_path / "note.txt").write_text("seen by people")
+    store = FileSystemArtifactStore(tmp_path / "artifacts")
+    people = upload_artifact(artifact_store=store, file_path=str(tmp_path / "note.txt"), study_or_trial=trial)
+    names = name_pictures(trial)
+    assert set(names) == {"curves.png", "confusion.png"}
+    assert name_pictures(trial) == names  # an owner before this one has named them
+    run_trial(objective, study, crew, trial)
+    for name in names.values():
+        assert (tmp_path / "artifacts" / name).read_bytes().startswith(PNG)
+        (tmp_path / "artifacts" / name).unlink()
+    (tmp_path / "artifacts" / people).unlink()
+    beside_it = Pictures(tmp_path / "artifacts", objective.pictures._truth_N, ("a", "b"), drawer="here")
+    beside_it.draw_owed(study, objective.folder)
+    assert {file.name for file in (tmp_path / "artifacts").iterdir()} == set(names.values())
+
+
+def test_a_damaged_trial_costs_its_pictures_and_nobody_elses(
+    study: optuna.Study, objective: Objective, crew: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        run_trial(objective, study, crew, ask(study))
+    for file in (tmp_path / "artifacts").iterdir():
+        file.unlink()
+    (objective.folder.trial_folder(0) / "val_probs.npy").write_text("no array")
+    fresh = Pictures(tmp_path / "artifacts", objective.pictures._truth_N, ("a", "b"), drawer="here")
+    fresh.draw_owed(study, objective.folder)
+    assert "the pictures of trial 0 can't be drawn" in caplog.text
+    assert len(list((tmp_path / "artifacts").iterdir())) == 2
+
+
 def test_a_process_of_its_own_draws_beside_the_search(
     study: optuna.Study, objective: Objective, crew: Crew, tmp_path: Path
 ) -> None:
@@ -62,7 +96,7 @@ ORPHAN = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
 import numpy as np
-from search.pictures import Pictures
+from search.pictures import Pictures, name_pictures
 if __name__ == "__main__":
     pictures = Pictures(Path(sys.argv[1]), np.zeros(1, dtype=int), ("a", "b"))
     print(pictures._pool.submit(os.getpid).result(), flush=True)

@@ -1,13 +1,17 @@
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.storages.journal import JournalFileBackend
 
 from core.artifacts import StudiesFolder
 from core.errors import InputError
-from search.storage import mend_tail, open_storage, open_study
+from search.storage import _MendingLock, mend_tail, open_storage, open_study
 
 
 @given(
@@ -48,3 +52,39 @@ def test_studies_cannot_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="`--studies` must be a folder that can be written to"):
         open_storage(StudiesFolder(tmp_path / "file"))
+
+
+def test_half_a_line_that_a_full_disk_left_is_gone_before_others_append(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = StudiesFolder(tmp_path)
+    study = open_study(open_storage(studies), "mobilenet")
+    whole = studies.journal_file.read_bytes()
+
+    def half(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        with studies.journal_file.open("ab") as file:
+            file.write(b'{"op_code":4,"worker_')
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", half)
+        with pytest.raises(OSError, match="No space left") as raised:
+            study.ask()
+    assert raised.value.filename == str(studies.journal_file)
+    assert studies.journal_file.read_bytes() == whole
+
+
+def test_a_lock_that_was_taken_is_not_released_for_its_new_owner(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = tmp_path / "journal.log"
+    journal.touch()
+    slow = _MendingLock(journal, grace_s=60)
+    slow.acquire()
+    file = tmp_path / "journal.log.lock"
+    file.unlink()  # by one that has waited for the grace
+    file.touch()
+    os.utime(file, (1, 1))
+    slow.release()
+    assert file.exists()
+    assert "was taken from this process while it stood still" in caplog.text

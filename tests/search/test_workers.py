@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import optuna
 import psutil
@@ -20,8 +21,9 @@ from optuna.trial import TrialState
 
 from core.artifacts import StudiesFolder
 from core.budget import Budget
+from core.errors import InputError
 from search.storage import open_storage
-from search.workers import visible_cards
+from search.workers import _looking, visible_cards
 from tests.search.test_run import search
 
 ROOT = Path(__file__).parents[2]
@@ -187,6 +189,28 @@ def test_workers_that_cannot_be_are_refused(
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("INFO")]
     assert len(lines) == 1
     assert sentence in lines[0]
+
+
+def test_looking_on_goes_on_whatever_can_not_be_shown(caplog: pytest.LogCaptureFixture) -> None:
+    class Blind:
+        looks, ended = 0, ""
+
+        def look(self) -> None:
+            self.looks += 1
+            raise InputError("val_probs.npy must be an array of numbers, but it is damaged.")
+
+        def end_workers(self, why: str) -> None:
+            self.ended = why
+
+    onlooker = Blind()
+    with _looking(cast(Any, onlooker), deadline=time.monotonic() + 1.5):
+        wait_for_calm = time.monotonic() + 10
+        while not onlooker.ended:
+            assert time.monotonic() < wait_for_calm
+            time.sleep(0.05)
+    assert onlooker.ended == "the --timeout is over"
+    assert onlooker.looks > 1
+    assert caplog.text.count("can't be shown: InputError") == 1
 
 
 def test_workers_share_the_memory_that_was_asked_for() -> None:
