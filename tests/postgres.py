@@ -29,8 +29,8 @@ class Server:
         url: Of its database, as `--storage` takes it.
     """
 
-    def __init__(self, folder: Path, user: str | None) -> None:
-        self._folder, self._user = folder, user
+    def __init__(self, folder: Path, user: str | None, *, durable: bool) -> None:
+        self._folder, self._user, self._durable = folder, user, durable
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -38,7 +38,8 @@ class Server:
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
-        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= "
+        options += f"-c fsync={'on' if self._durable else 'off'}"
         self.control("start", "-w", "-t", str(START_TIMEOUT_S), "-o", options)
 
     def stop(self) -> None:
@@ -57,8 +58,12 @@ def run(program: str, *words: str, user: str | None) -> None:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """A server of its own; the test is skipped where there is no PostgreSQL."""
+def server(*, durable: bool = False) -> Iterator[Server]:
+    """A server of its own; the test is skipped where there is no PostgreSQL.
+
+    Args:
+        durable: Whether it waits until the disk has what it is told, as any does that isn't for tests.
+    """
     if find_program("initdb") is None:
         pytest.skip("no PostgreSQL server on this machine")
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
@@ -67,7 +72,7 @@ def server() -> Iterator[Server]:
         if user is not None:
             shutil.chown(folder, user)
         run("initdb", "-D", str(folder / "data"), "-U", "tests", "-A", "trust", "-N", user=user)
-        started = Server(folder, user)
+        started = Server(folder, user, durable=durable)
         started.start()
         try:
             yield started
