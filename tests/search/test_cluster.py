@@ -48,6 +48,7 @@ def cluster(folder: Path, *, workers: int) -> Iterator[str]:
             process.wait()
 
 
+@pytest.mark.slow
 def test_a_cluster_without_a_shared_folder_loses_nothing_when_a_worker_is_killed(images: Path, tmp_path: Path) -> None:
     remote = f"file://{tmp_path}/bucket"
     with server() as database, cluster(tmp_path, workers=3) as address:
