@@ -205,19 +205,22 @@ def _looking(onlooker: Onlooker, deadline: float | None) -> Iterator[None]:
     """Looks on from a thread of its own, since this one waits for the workers; ends them when they should stop."""
     over, told = threading.Event(), set[str]()
 
+    def look() -> None:
+        # Whatever it is, those who have to stop for it are the workers, and somebody must go on to end them.
+        try:
+            onlooker.look()
+        except Exception as error:
+            if (trouble := one_line(f"{type(error).__name__}: {error}")) not in told:
+                _log.warning("how the trials come along can't be shown: %s", trouble)
+            told.add(trouble)
+
     def look_on() -> None:
         while not over.wait(_LOOK_S):
             if stop_asked():
                 onlooker.end_workers("it was asked to")
             elif deadline is not None and time.monotonic() > deadline:
                 onlooker.end_workers("the --timeout is over")
-            # Whatever it is, this thread must go on, since it ends the workers; who has to stop for it are they.
-            try:
-                onlooker.look()
-            except Exception as error:
-                if (trouble := one_line(f"{type(error).__name__}: {error}")) not in told:
-                    _log.warning("how the trials come along can't be shown: %s", trouble)
-                told.add(trouble)
+            look()
 
     thread = threading.Thread(target=look_on, name="onlooker", daemon=True)
     thread.start()
@@ -226,4 +229,4 @@ def _looking(onlooker: Onlooker, deadline: float | None) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        onlooker.look()
+        look()
