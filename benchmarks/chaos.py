@@ -25,12 +25,17 @@ import psutil
 from benchmarks.chaos_checks import find_losses
 from benchmarks.reporting import add_out_argument, finish
 from core.cli import Parser, natural_int, positive_int, run, write
+from core.errors import InputError
 
 if TYPE_CHECKING:
+    import optuna
+
+    from core.artifacts import StudiesFolder
     from search.leases import Leases
 
 GRACE_S = 5
-_CALM_S = (2.0, 6.0)  # between two blows, from the moment that trials run again
+_STDERR = 2  # where what the search says goes, as it is not what this command says
+_CALM_S = (2.0, 6.0)  # between two blows, from the moment that an epoch has been reported since the last
 _STARVED_S, _STARVED_SHARE = 4.0, 0.1
 STUDY = "chaos"
 
@@ -68,8 +73,9 @@ def main(args: argparse.Namespace) -> int:
         words += ["--storage", args.storage] if args.storage else []
         words += ["--epochs", str(args.epochs), "--patience", "0", "--pruner", "none", "--trials", str(args.trials)]
         words += ["--workers", str(args.workers), "--grace", str(GRACE_S)]
-        leases = open_leases(open_studies(place).study(STUDY), args.storage)
-        storm = Storm(leases, words, random.Random(args.seed))
+        studies = open_studies(place)
+        leases = open_leases(studies.study(STUDY), args.storage)
+        storm = Storm(leases, Epochs(studies, args.storage), words, random.Random(args.seed))
         begin = time.monotonic()
         blows = storm.rage(args.kills)
         write(f"{sum(blows.values())} blows in {time.monotonic() - begin:.0f} s: {dict(blows)}")
@@ -87,19 +93,20 @@ class Storm:
 
     Args:
         leases: Who runs which trial of it.
+        epochs: Counts those that it has reported.
         words: Its arguments.
         rng: Draws the blows.
     """
 
-    def __init__(self, leases: "Leases", words: list[str], rng: random.Random) -> None:
-        self._leases, self._words, self._rng = leases, words, rng
+    def __init__(self, leases: "Leases", epochs: "Epochs", words: list[str], rng: random.Random) -> None:
+        self._leases, self._epochs, self._words, self._rng = leases, epochs, words, rng
         self._blows: Counter[str] = Counter()
 
     def rage(self, blows: int) -> Counter[str]:
         """Strikes so many times, or until the search is over; returns the blows by kind."""
         search = self._start()
         while search.poll() is None and sum(self._blows.values()) < blows:
-            if not self._wait_for_trials(search):
+            if not self._wait_for_an_epoch(search):
                 break
             time.sleep(self._rng.uniform(*_CALM_S))
             self._strike(search)
@@ -111,14 +118,15 @@ class Storm:
         return self._blows
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, "-m", "search.run", *self._words], stdout=subprocess.DEVNULL)
+        return subprocess.Popen([sys.executable, "-m", "search.run", *self._words], stdout=_STDERR)
 
-    def _wait_for_trials(self, search: "subprocess.Popen[bytes]") -> bool:
-        """Waits until some worker holds a trial; false if the search ends before."""
+    def _wait_for_an_epoch(self, search: "subprocess.Popen[bytes]") -> bool:
+        """Waits until the search goes on; false if it ends before. Faster blows than a process starts prove nothing."""
+        before = self._epochs.count()
         while search.poll() is None:
-            if any(lease.worker for lease in self._leases.read_leases().values()):
+            if self._epochs.count() > before:
                 return True
-            time.sleep(0.1)
+            time.sleep(0.2)
         return False
 
     def _strike(self, search: "subprocess.Popen[bytes]") -> None:
@@ -138,6 +146,34 @@ class Storm:
         """Process numbers of the workers that the command has started."""
         workers = self._leases.read_workers().values()
         return sorted(worker.pid for worker in workers if worker.parent and psutil.pid_exists(worker.pid))
+
+
+class Epochs:
+    """Counts the epochs that a search has reported.
+
+    Args:
+        studies: Where it writes.
+        database: Its `--storage`.
+    """
+
+    def __init__(self, studies: "StudiesFolder", database: str) -> None:
+        self._studies, self._database = studies, database
+        self._study: optuna.Study | None = None
+
+    def count(self) -> int:
+        """How many there are by now; none before the study has been made."""
+        import optuna
+
+        from search.storage import read_storage
+        from search.workers import count_epochs
+
+        if self._study is None:
+            try:
+                storage = read_storage(self._studies, self._database)
+                self._study = optuna.load_study(storage=storage, study_name=STUDY)
+            except (InputError, KeyError):
+                return 0
+        return count_epochs(self._study)
 
 
 def _send(pid: int, number: signal.Signals) -> None:
