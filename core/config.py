@@ -9,6 +9,8 @@ from core.errors import InputError, few, shorten
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "step", "plateau"]
+Loss = Literal["weighted", "cross_entropy", "logit_adjusted", "focal"]
+Sampler = Literal["shuffled", "balanced"]
 
 # Three levels and no more: the views of an image are shared between trials of equal strength (docs/decisions/0005).
 AUGMENT_STRENGTHS = (0.5, 1.0, 1.5)
@@ -30,7 +32,14 @@ class TrainConfig:
         drop_rate: Probability of dropping a feature before the head.
         unfreeze_depth: Blocks, counted from the head, that learn; 0 is the head alone.
         label_smoothing: Share of each label spread evenly over all classes (Szegedy et al. 2016, section 7).
-        rebalance: Strength of the class weights in the loss: weights ∝ count^-rebalance; 0 none, 1 full.
+        rebalance: Strength at which rare classes are brought forward, by the loss or by the sampler and never by both;
+            0 none, 1 as if all classes were equally frequent.
+        loss: ``weighted``: cross entropy with class weights ∝ count^-rebalance; ``cross_entropy``: without weights;
+            ``logit_adjusted``: `rebalance` times the log of the class frequencies is added to the logits in training
+            (Menon et al. 2021, equation 10); ``focal``: images that are hard count more (Lin et al. 2017).
+        focal_gamma: How much more, Lin et al.'s γ; above 0 for ``focal``, whose only strength it is, and only there.
+        sampler: Order of an epoch: ``shuffled`` shows each image once, ``balanced`` as many images in all, each on
+            average ∝ count^-rebalance times.
         augment_strength: Scale of every augmentation's range; 0 shows each image as it is.
         optimizer: Update rule.
         schedule: Decay of the learning rate after the warm-up.
@@ -52,6 +61,9 @@ class TrainConfig:
     unfreeze_depth: int = 0
     label_smoothing: float = 0.0
     rebalance: float = 0.0
+    loss: Loss = "weighted"
+    focal_gamma: float = 0.0
+    sampler: Sampler = "shuffled"
     augment_strength: float = 1.0
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "cosine"
@@ -75,6 +87,7 @@ class TrainConfig:
             "trial",
             "augment_seed",
             "views",
+            "focal_gamma",
             "warmup_epochs",
             "weight_decay",
         ):
@@ -83,11 +96,27 @@ class TrainConfig:
         for name in ("drop_rate", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, "in [0, 1)", name, getattr(self, name))
         _require(0 <= self.rebalance <= 1, "in [0, 1]", "rebalance", self.rebalance)
+        # Lin et al. went up to 5; far above, (1 - p)^gamma is 0 for whatever a computer can tell from a sure image.
+        _require(self.focal_gamma <= 10, "at most 10", "focal_gamma", self.focal_gamma)
         _require(0 <= self.augment_strength <= 2, "in [0, 2]", "augment_strength", self.augment_strength)
         _require(self.views <= self.epochs, "at most `epochs`", "views", self.views)
         _require(self.warmup_epochs < self.epochs, "below `epochs`", "warmup_epochs", self.warmup_epochs)
-        for name, choices in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
+        for name, kind in (("optimizer", Optimizer), ("schedule", Schedule), ("loss", Loss), ("sampler", Sampler)):
+            choices = get_args(kind)
             _require(getattr(self, name) in choices, f"one of {', '.join(choices)}", name, getattr(self, name))
+        self._require_one_rebalancing()
+
+    def _require_one_rebalancing(self) -> None:
+        """Rare classes are brought forward by one mechanism: two would do it twice, at a strength that none has."""
+        if self.loss == "focal":
+            _require(self.focal_gamma > 0, "above 0 with loss=focal", "focal_gamma", self.focal_gamma)
+            _require(self.rebalance == 0, "0 with loss=focal, which has its focal_gamma", "rebalance", self.rebalance)
+            _require(self.sampler == "shuffled", "shuffled with loss=focal", "sampler", self.sampler)
+            return
+        _require(self.focal_gamma == 0, f"0 with loss={self.loss}", "focal_gamma", self.focal_gamma)
+        if self.rebalance > 0:
+            rule = f"cross_entropy with sampler=balanced, and only then, at rebalance={self.rebalance}"
+            _require((self.loss == "cross_entropy") == (self.sampler == "balanced"), rule, "loss", self.loss)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""

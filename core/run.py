@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,13 @@ from core.checkpoint import RunState, Saving, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
 from core.device import autocast, compute_dtype
-from core.evaluation import Evaluation, evaluate
+from core.epochs import EpochResult, NonFiniteLossError, check_finite
+from core.evaluation import evaluate
 from core.learners import Learner
-from core.losses import Criterion
+from core.losses import Criterion, image_weights
 from core.optim import learning_rate
 from core.prefix import Fed, Part, Prefix
+from core.priors import learned_prior
 from core.seeds import DROPOUT, derive_seed, epoch_order
 
 Rows = npt.NDArray[np.int64]
@@ -32,35 +33,6 @@ Rows = npt.NDArray[np.int64]
 FINITE_CHECK_STEPS = 50
 
 _log = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite."""
-
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__(f"the loss was not finite in epoch {epoch}, step {step}")
-        self.epoch, self.step = epoch, step
-
-
-class EpochResult(NamedTuple):
-    """One epoch."""
-
-    epoch: int  # counted from 0
-    lr: float  # of its last step
-    images_per_s: float  # while training
-    elapsed_s: float  # of the run so far, validation included
-    train: Evaluation  # running: each batch before its step, as augmented and with dropout
-    val: Evaluation
-
-    def to_row(self, classes: Sequence[str]) -> dict[str, float]:
-        """The epoch as a row of `history.csv`."""
-        row = {"epoch": self.epoch, "lr": self.lr, "images_per_s": self.images_per_s, "elapsed_s": self.elapsed_s}
-        for part, evaluation in (("train", self.train), ("val", self.val)):
-            row |= {
-                f"{part}_{name}": getattr(evaluation, name) for name in ("loss", "accuracy", "recall", "recall_argmax")
-            }
-            row |= {f"{part}_recall_{name}": recall for name, recall in zip(classes, evaluation.recalls, strict=True)}
-        return row
 
 
 @dataclass(kw_only=True, eq=False)
@@ -153,11 +125,10 @@ class Run:
     def train_epoch(self, epoch: int, on_step: Callable[[int], None]) -> EpochResult:
         """Trains one epoch and validates it; remembers it if it is the best so far."""
         start = time.perf_counter()
-        order = epoch_order(self.train_rows, self.config, epoch)
+        order = epoch_order(self.train_rows, self.labels, self.config, epoch)
         probs_NC, lr = self.train_rows_in_order(order, epoch, on_step)
         train_s = time.perf_counter() - start
-        # The second half of the epoch shows what the model has learned; the first is still on its way there.
-        prior_C = probs_NC[len(probs_NC) // 2 :].mean(0, dtype=np.float64)
+        prior_C = self.prior(order, probs_NC)
         val_probs_NC = self.predict_val(self.val_rows)
         if not np.isfinite(val_probs_NC).all():
             raise NonFiniteLossError(epoch, -(-len(order) // self.config.batch_size))  # of the step to come
@@ -176,6 +147,14 @@ class Run:
             self.state.best_model = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
             self.state.best_tensors = {"val_probs": torch.from_numpy(val_probs_NC), "prior": torch.from_numpy(prior_C)}
         return result
+
+    def prior(self, order: Rows, probs_NC: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The class frequencies (C,) that the model has learned, from what it said of each row in an epoch's order."""
+        # The second half of the epoch shows what the model has learned; the first is still on its way there.
+        half = len(order) // 2
+        counts_C = np.bincount(self.labels[self.train_rows], minlength=len(self.classes))
+        weights_N = image_weights(self.config, counts_C, self.labels[order[half:]])
+        return learned_prior(self.config, probs_NC[half:], weights_N)
 
     def train_rows_in_order(
         self, order: Rows, epoch: int, on_step: Callable[[int], None] = lambda images: None
@@ -196,7 +175,7 @@ class Run:
             logits.append(logits_BC)
             unchecked.append(loss)
             if self.device.type == "cpu" or step + 1 == steps or len(unchecked) == FINITE_CHECK_STEPS:
-                _check_finite(unchecked, epoch, step)
+                check_finite(unchecked, epoch, step)
                 unchecked.clear()
             on_step(size)
         return torch.cat(logits).softmax(1).cpu().numpy(), lr
@@ -239,10 +218,3 @@ class Run:
                     logits_BC = self.prefix.classify(batch.inputs)
                 probs.append(logits_BC.float().softmax(1))
         return torch.cat(probs).cpu().numpy()
-
-
-def _check_finite(losses: list[torch.Tensor], epoch: int, last_step: int) -> None:
-    """Raises NonFiniteLossError for the first loss, of steps up to `last_step`, that is NaN or infinite."""
-    finite = torch.isfinite(torch.stack(losses)).tolist()
-    if not all(finite):
-        raise NonFiniteLossError(epoch, last_step - len(losses) + 1 + finite.index(False))

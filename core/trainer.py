@@ -21,14 +21,15 @@ from core.classifier import Classifier
 from core.config import TrainConfig
 from core.depthwise import hasten_small_depthwise
 from core.device import is_out_of_memory, keep_freed_memory
+from core.epochs import EpochResult, NonFiniteLossError
 from core.evaluation import EVAL_BATCH_SIZE
 from core.footprint import Survey, memory_in_reach, survey
 from core.learners import Compiler, Learners
-from core.losses import Criterion, class_weights, cross_entropy
+from core.losses import Criterion, build_criterion
 from core.microbatches import keeps_images_apart, more_parts
 from core.optim import build_optimizer, reset_optimizer
 from core.prefix import CPU_CHUNK, Part, Prefix
-from core.run import EpochResult, NonFiniteLossError, Run
+from core.run import Run
 from core.seeds import without_lone_last
 from core.traindata import TrainData, TrainResult
 from core.weights import Weights
@@ -237,8 +238,7 @@ class Trainer:
 
     def criterion(self, config: TrainConfig) -> Criterion:
         """The loss that the config asks for on these data."""
-        weights_C = class_weights(self._counts_C, config.rebalance)
-        return cross_entropy(torch.tensor(weights_C, dtype=torch.float32, device=self.device), config.label_smoothing)
+        return build_criterion(config, self._counts_C, self.device)
 
 
 def _seconds(work: Callable[[], object]) -> float:

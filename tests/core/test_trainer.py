@@ -196,6 +196,19 @@ def test_the_prior_is_what_the_model_learned_under_class_weights(trainer: Traine
     assert weighted.min() > plain.min() + 0.05
 
 
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        {"loss": "logit_adjusted", "rebalance": 1.0},
+        {"loss": "focal", "focal_gamma": 2.0},
+        {"loss": "cross_entropy", "sampler": "balanced", "rebalance": 1.0},
+    ],
+)
+def test_every_mechanism_of_rebalancing_learns_colours(trainer: Trainer, mechanism: dict[str, Any]) -> None:
+    result = trainer.train(config(trainer, epochs=6, **mechanism), go_on)
+    assert result.history[result.best_epoch]["val_recall"] > 0.8
+
+
 def test_probabilities_do_not_depend_on_the_batch_size(trainer: Trainer, data: TrainData) -> None:
     trainer.prepare(config(trainer))
     augmenter = Augmenter(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3, seed=0, device=CPU)
@@ -213,11 +226,15 @@ def test_measuring_an_epoch_changes_nothing(trainer: Trainer) -> None:
 
 
 def test_orders_differ_between_trials_and_epochs_and_leave_no_batch_of_one(trainer: Trainer) -> None:
-    rows = np.arange(33)
-    orders = [tuple(epoch_order(rows, config(trainer, trial=trial), epoch)) for trial in range(3) for epoch in range(3)]
+    rows, labels = np.arange(33), np.arange(34) % 3
+    orders = [
+        tuple(epoch_order(rows, labels, config(trainer, trial=trial), epoch))
+        for trial in range(3)
+        for epoch in range(3)
+    ]
     assert len(set(orders)) == 9
     assert {len(order) for order in orders} == {32}
-    assert len(epoch_order(np.arange(34), config(trainer), 0)) == 34
+    assert len(epoch_order(np.arange(34), labels, config(trainer), 0)) == 34
 
 
 def test_derived_seeds_do_not_collide_where_sums_would() -> None:
