@@ -40,6 +40,9 @@ class TrainConfig:
         focal_gamma: How much more, Lin et al.'s γ; above 0 for ``focal``, whose only strength it is, and only there.
         sampler: Order of an epoch: ``shuffled`` shows each image once, ``balanced`` as many images in all, each on
             average ∝ count^-rebalance times.
+        ema: Horizon, in epochs, of an exponential moving average of the weights, which is what is validated and kept; 0
+            takes the weights themselves.
+        average_last: Last epochs whose weights, step by step, are averaged instead; 0 averages none.
         augment_strength: Scale of every augmentation's range; 0 shows each image as it is.
         optimizer: Update rule.
         schedule: Decay of the learning rate after the warm-up.
@@ -64,6 +67,8 @@ class TrainConfig:
     loss: Loss = "weighted"
     focal_gamma: float = 0.0
     sampler: Sampler = "shuffled"
+    ema: float = 0.0
+    average_last: int = 0
     augment_strength: float = 1.0
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "cosine"
@@ -88,6 +93,8 @@ class TrainConfig:
             "augment_seed",
             "views",
             "focal_gamma",
+            "ema",
+            "average_last",
             "warmup_epochs",
             "weight_decay",
         ):
@@ -100,6 +107,8 @@ class TrainConfig:
         _require(self.focal_gamma <= 10, "at most 10", "focal_gamma", self.focal_gamma)
         _require(0 <= self.augment_strength <= 2, "in [0, 2]", "augment_strength", self.augment_strength)
         _require(self.views <= self.epochs, "at most `epochs`", "views", self.views)
+        _require(self.average_last <= self.epochs, "at most `epochs`", "average_last", self.average_last)
+        _require(not (self.ema and self.average_last), f"0 with ema={self.ema}", "average_last", self.average_last)
         _require(self.warmup_epochs < self.epochs, "below `epochs`", "warmup_epochs", self.warmup_epochs)
         for name, kind in (("optimizer", Optimizer), ("schedule", Schedule), ("loss", Loss), ("sampler", Sampler)):
             choices = get_args(kind)

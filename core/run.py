@@ -6,6 +6,7 @@ Shapes: N examples, B batch, C classes.
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from core.averaging import WeightAverage, averages, share_of_newest
 from core.checkpoint import RunState, Saving, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
@@ -78,6 +80,7 @@ class Run:
     def __post_init__(self) -> None:
         self.state = RunState()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute_dtype(self.device) == torch.float16)
+        self.average = WeightAverage(self.model.learning_tensors()) if averages(self.config) else None
 
     def resume(self, checkpoint_file: Path) -> None:
         """Goes on where a checkpoint was written.
@@ -86,7 +89,12 @@ class Run:
             CheckpointError: It is damaged or of another config.
         """
         self.state = load_checkpoint(
-            checkpoint_file, config=self.config, model=self.model, optimizer=self.optimizer, scaler=self.scaler
+            checkpoint_file,
+            config=self.config,
+            model=self.model,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            average=self.average,
         )
         _log.info("continuing after epoch %d of %d", self.state.next_epoch, self.config.epochs)
 
@@ -99,6 +107,7 @@ class Run:
             model=self.model,
             optimizer=self.optimizer,
             scaler=self.scaler,
+            average=self.average,
         )
 
     def finish(
@@ -129,24 +138,32 @@ class Run:
         probs_NC, lr = self.train_rows_in_order(order, epoch, on_step)
         train_s = time.perf_counter() - start
         prior_C = self.prior(order, probs_NC)
-        val_probs_NC = self.predict_val(self.val_rows)
-        if not np.isfinite(val_probs_NC).all():
-            raise NonFiniteLossError(epoch, -(-len(order) // self.config.batch_size))  # of the step to come
-        self.state.elapsed_s += time.perf_counter() - start
-        result = EpochResult(
-            epoch=epoch,
-            lr=lr,
-            images_per_s=len(order) / train_s,
-            elapsed_s=self.state.elapsed_s,
-            train=evaluate(self.labels[order], probs_NC, prior_C),
-            val=evaluate(self.labels[self.val_rows], val_probs_NC, prior_C),
-        )
+        # What is validated is what is kept.
+        with nullcontext() if self.average is None else self.average.applied():
+            val_probs_NC = self.predict_val(self.val_rows)
+            if not np.isfinite(val_probs_NC).all():
+                raise NonFiniteLossError(epoch, -(-len(order) // self.config.batch_size))  # of the step to come
+            self.state.elapsed_s += time.perf_counter() - start
+            result = EpochResult(
+                epoch=epoch,
+                lr=lr,
+                images_per_s=len(order) / train_s,
+                elapsed_s=self.state.elapsed_s,
+                train=evaluate(self.labels[order], probs_NC, prior_C),
+                val=evaluate(self.labels[self.val_rows], val_probs_NC, prior_C),
+            )
+            self.keep_if_best(result, val_probs_NC, prior_C)
+        return result
+
+    def keep_if_best(
+        self, result: EpochResult, val_probs_NC: npt.NDArray[np.float32], prior_C: npt.NDArray[np.float64]
+    ) -> None:
+        """Keeps the model as it is now, if no epoch before was better."""
         best = max((row["val_recall"] for row in self.state.history), default=-1.0)
         if result.val.recall > best:
-            self.state.best_epoch = epoch
+            self.state.best_epoch = result.epoch
             self.state.best_model = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
             self.state.best_tensors = {"val_probs": torch.from_numpy(val_probs_NC), "prior": torch.from_numpy(prior_C)}
-        return result
 
     def prior(self, order: Rows, probs_NC: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """The class frequencies (C,) that the model has learned, from what it said of each row in an epoch's order."""
@@ -174,6 +191,8 @@ class Run:
             logits_BC, loss = self.step((part for _, part in numbered), size, lr)
             logits.append(logits_BC)
             unchecked.append(loss)
+            if self.average is not None:
+                self.average.update(share_of_newest(config, epoch=epoch, step=step, steps=steps))
             if self.device.type == "cpu" or step + 1 == steps or len(unchecked) == FINITE_CHECK_STEPS:
                 check_finite(unchecked, epoch, step)
                 unchecked.clear()

@@ -40,6 +40,8 @@ def test_a_config_survives_json(lr: float, drop_rate: float, batch_size: int, sc
         ("sampler", "random", "one of shuffled, balanced"),
         ("focal_gamma", 11.0, "at most 10"),
         ("warmup_epochs", 10, "below `epochs`"),
+        ("ema", -1.0, "0 or more"),
+        ("average_last", 11, "at most `epochs`"),
     ],
 )
 def test_a_value_that_breaks_its_rule_is_refused_with_rule_and_value(field: str, value: object, rule: str) -> None:
@@ -85,3 +87,8 @@ def test_unknown_keys_are_refused() -> None:
 def test_missing_keys_are_named() -> None:
     with pytest.raises(InputError, match="must have lr"):
         TrainConfig.from_dict({"arch": "mobilenetv2_100", "image_size": 64})
+
+
+def test_one_average_is_taken() -> None:
+    with pytest.raises(InputError, match=r"`average_last` must be 0 with ema=1\.0, but got average_last=2"):
+        TrainConfig.from_dict(VALID | {"ema": 1.0, "average_last": 2})
