@@ -43,6 +43,8 @@ class TrainConfig:
         ema: Horizon, in epochs, of an exponential moving average of the weights, which is what is validated and kept; 0
             takes the weights themselves.
         average_last: Last epochs whose weights, step by step, are averaged instead; 0 averages none.
+        layer_decay: Learning rate of each block over that of the next one towards the head, whose rate is `lr`; 1 is one
+            rate for all.
         augment_strength: Scale of every augmentation's range; 0 shows each image as it is.
         optimizer: Update rule.
         schedule: Decay of the learning rate after the warm-up.
@@ -69,6 +71,7 @@ class TrainConfig:
     sampler: Sampler = "shuffled"
     ema: float = 0.0
     average_last: int = 0
+    layer_decay: float = 1.0
     augment_strength: float = 1.0
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "cosine"
@@ -103,6 +106,7 @@ class TrainConfig:
         for name in ("drop_rate", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, "in [0, 1)", name, getattr(self, name))
         _require(0 <= self.rebalance <= 1, "in [0, 1]", "rebalance", self.rebalance)
+        _require(0 < self.layer_decay <= 1, "in (0, 1]", "layer_decay", self.layer_decay)
         # Lin et al. went up to 5; far above, (1 - p)^gamma is 0 for whatever a computer can tell from a sure image.
         _require(self.focal_gamma <= 10, "at most 10", "focal_gamma", self.focal_gamma)
         _require(0 <= self.augment_strength <= 2, "in [0, 2]", "augment_strength", self.augment_strength)

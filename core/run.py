@@ -24,7 +24,7 @@ from core.epochs import EpochResult, NonFiniteLossError, check_finite
 from core.evaluation import evaluate
 from core.learners import Learner
 from core.losses import Criterion, image_weights
-from core.optim import learning_rate
+from core.optim import learning_rate, set_rate
 from core.prefix import Fed, Part, Prefix
 from core.priors import learned_prior
 from core.seeds import DROPOUT, derive_seed, epoch_order
@@ -207,8 +207,7 @@ class Run:
             size: B.
             lr: Learning rate.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, self.config, lr)
         self.optimizer.zero_grad(set_to_none=True)
         # For the whole batch at once: a generator would give other numbers for its parts.
         draws = torch.split(self.model.draw(size), self.config.batch_size // self.parts)

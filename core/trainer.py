@@ -85,7 +85,7 @@ class Trainer:
         self.train_part = Part(data.train_rows, data.labels, device)
         self.val_part = Part(data.val_rows, data.labels, device)
         self._learners = Learners(self.model, compiler)
-        self._optimizers: dict[tuple[str, int], torch.optim.Optimizer] = {}  # by kind and depth
+        self._optimizers: dict[tuple[str, int, bool], torch.optim.Optimizer] = {}  # by kind, depth, and if in layers
         self._counts_C = np.bincount(data.labels[data.train_rows], minlength=len(data.classes))
 
     def train(
@@ -200,10 +200,10 @@ class Trainer:
         )
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
-        """The optimiser of the config's kind and depth, without memory; those of other depths forget theirs, too."""
+        """The optimiser of the config's kind and depth, without memory; all others forget theirs, too."""
         for other in self._optimizers.values():
             other.state.clear()
-        key = (config.optimizer, config.unfreeze_depth)
+        key = (config.optimizer, config.unfreeze_depth, config.layer_decay < 1)
         if key not in self._optimizers:
             self._optimizers[key] = build_optimizer(config, self.model)
         reset_optimizer(self._optimizers[key], config)
