@@ -16,8 +16,8 @@ def averages(config: TrainConfig) -> bool:
 def share_of_newest(config: TrainConfig, *, epoch: int, step: int, steps: int) -> float:
     """How much of the average the weights after a step are; in (0, 1].
 
-    With a horizon of H steps it is 1/H, as in an exponential moving average. Until there have been as many, it is 1/n, the
-    plain mean of all so far: at the usual rates, made for runs of a hundred epochs, a short one would end before its
+    With a horizon of H steps it is 1/H, as in any exponential moving average. Until there have been as many it is 1/n,
+    the plain mean of all so far: at usual rates, made for runs of a hundred epochs, a short one would end before its
     average has forgotten the first weights. The mean of the last epochs is that of all steps since they began.
 
     Args:
@@ -34,8 +34,8 @@ def share_of_newest(config: TrainConfig, *, epoch: int, step: int, steps: int) -
 class WeightAverage:
     """A running average of a model's tensors.
 
-    Running statistics of batch normalisation are averaged with the weights, as timm does it: each is itself an average of
-    the last ten steps or so, and the horizons here are longer.
+    Running statistics of batch normalisation are averaged with the weights, as timm does it. Each is itself an average
+    of the last ten steps or so, and the horizons here are longer.
 
     Args:
         tensors: What changes while training, by name; always the same memory.

@@ -30,6 +30,8 @@ class TrainConfig:
         weight_decay: Decoupled decay per step and unit of `lr` for AdamW, added to the gradient for Adam and SGD;
             never on biases and norms.
         drop_rate: Probability of dropping a feature before the head.
+        drop_path: Stochastic depth (Huang et al. 2016), timm's `drop_path_rate`: about the probability of leaving out
+            the last residual branch, and less for each one before it. What is frozen leaves out none.
         unfreeze_depth: Blocks, counted from the head, that learn; 0 is the head alone.
         label_smoothing: Share of each label spread evenly over all classes (Szegedy et al. 2016, section 7).
         rebalance: Strength at which rare classes are brought forward, by the loss or by the sampler and never by both;
@@ -43,8 +45,8 @@ class TrainConfig:
         ema: Horizon, in epochs, of an exponential moving average of the weights, which is what is validated and kept; 0
             takes the weights themselves.
         average_last: Last epochs whose weights, step by step, are averaged instead; 0 averages none.
-        layer_decay: Learning rate of each block over that of the next one towards the head, whose rate is `lr`; 1 is one
-            rate for all.
+        layer_decay: Learning rate of each block over that of the next one towards the head, whose rate is `lr`; 1 is
+            one rate for all.
         augment_strength: Scale of every augmentation's range; 0 shows each image as it is.
         optimizer: Update rule.
         schedule: Decay of the learning rate after the warm-up.
@@ -63,6 +65,7 @@ class TrainConfig:
     batch_size: int = 64
     weight_decay: float = 0.01
     drop_rate: float = 0.2
+    drop_path: float = 0.0
     unfreeze_depth: int = 0
     label_smoothing: float = 0.0
     rebalance: float = 0.0
@@ -103,7 +106,7 @@ class TrainConfig:
         ):
             _require(getattr(self, name) >= 0, "0 or more", name, getattr(self, name))
         _require(self.lr > 0, "above 0", "lr", self.lr)
-        for name in ("drop_rate", "label_smoothing"):
+        for name in ("drop_rate", "drop_path", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, "in [0, 1)", name, getattr(self, name))
         _require(0 <= self.rebalance <= 1, "in [0, 1]", "rebalance", self.rebalance)
         _require(0 < self.layer_decay <= 1, "in (0, 1]", "layer_decay", self.layer_decay)

@@ -28,7 +28,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[Group]:
 
 
 def layered_groups(model: Classifier, weight_decay: float) -> list[Group]:
-    """As `parameter_groups`, but of the head and of each block apart, with their `distance` from the head, in blocks."""
+    """As `parameter_groups`, of the head and of each block apart, with their `distance` from the head, in blocks."""
     parameters = dict(model.backbone.named_parameters())
     blocks = [[parameters.pop(name) for name in block if name in parameters] for block in model.blocks]
     layers = [list(parameters.values()), *reversed(blocks)]  # what no block has is the head

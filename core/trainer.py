@@ -31,6 +31,7 @@ from core.optim import build_optimizer, reset_optimizer
 from core.prefix import CPU_CHUNK, Part, Prefix
 from core.run import Run
 from core.seeds import without_lone_last
+from core.stochastic_depth import set_drop_path
 from core.traindata import TrainData, TrainResult
 from core.weights import Weights
 
@@ -169,6 +170,7 @@ class Trainer:
         """
         self.model.load_state_dict(self._first_state)
         self.model.set_drop_rate(config.drop_rate)
+        set_drop_path(self.model, config.drop_path)
         self.model.set_unfreeze_depth(config.unfreeze_depth)
         eval_batch_size = -(-EVAL_BATCH_SIZE // parts)
         self.refuse_what_does_not_fit(config, config.batch_size // parts, eval_batch_size)
