@@ -47,6 +47,8 @@ class TrainConfig:
         average_last: Last epochs whose weights, step by step, are averaged instead; 0 averages none.
         layer_decay: Learning rate of each block over that of the next one towards the head, whose rate is `lr`; 1 is
             one rate for all.
+        mixup: Parameter of the Beta distribution from which the shares are drawn in which pairs of images are blended,
+            as the learning part is fed with them (`core/mixing.py`); 0 blends none.
         augment_strength: Scale of every augmentation's range; 0 shows each image as it is.
         optimizer: Update rule.
         schedule: Decay of the learning rate after the warm-up.
@@ -75,6 +77,7 @@ class TrainConfig:
     ema: float = 0.0
     average_last: int = 0
     layer_decay: float = 1.0
+    mixup: float = 0.0
     augment_strength: float = 1.0
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "cosine"
@@ -101,6 +104,7 @@ class TrainConfig:
             "focal_gamma",
             "ema",
             "average_last",
+            "mixup",
             "warmup_epochs",
             "weight_decay",
         ):
@@ -110,6 +114,8 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < 1, "in [0, 1)", name, getattr(self, name))
         _require(0 <= self.rebalance <= 1, "in [0, 1]", "rebalance", self.rebalance)
         _require(0 < self.layer_decay <= 1, "in (0, 1]", "layer_decay", self.layer_decay)
+        # Zhang et al. went up to 1; far above, each image is half its own and half another's.
+        _require(self.mixup <= 10, "at most 10", "mixup", self.mixup)
         # Lin et al. went up to 5; far above, (1 - p)^gamma is 0 for whatever a computer can tell from a sure image.
         _require(self.focal_gamma <= 10, "at most 10", "focal_gamma", self.focal_gamma)
         _require(0 <= self.augment_strength <= 2, "in [0, 2]", "augment_strength", self.augment_strength)

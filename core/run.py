@@ -24,6 +24,7 @@ from core.epochs import EpochResult, NonFiniteLossError, check_finite
 from core.evaluation import evaluate
 from core.learners import Learner
 from core.losses import Criterion, image_weights
+from core.mixing import BatchMix, mix_epoch
 from core.optim import learning_rate, set_rate
 from core.prefix import Fed, Part, Prefix
 from core.priors import learned_prior
@@ -137,7 +138,7 @@ class Run:
         order = epoch_order(self.train_rows, self.labels, self.config, epoch)
         probs_NC, lr = self.train_rows_in_order(order, epoch, on_step)
         train_s = time.perf_counter() - start
-        prior_C = self.prior(order, probs_NC)
+        prior_C = self.prior(order, epoch, probs_NC)
         # What is validated is what is kept.
         with nullcontext() if self.average is None else self.average.applied():
             val_probs_NC = self.predict_val(self.val_rows)
@@ -165,13 +166,15 @@ class Run:
             self.state.best_model = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
             self.state.best_tensors = {"val_probs": torch.from_numpy(val_probs_NC), "prior": torch.from_numpy(prior_C)}
 
-    def prior(self, order: Rows, probs_NC: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def prior(self, order: Rows, epoch: int, probs_NC: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """The class frequencies (C,) that the model has learned, from what it said of each row in an epoch's order."""
         # The second half of the epoch shows what the model has learned; the first is still on its way there.
         half = len(order) // 2
         counts_C = np.bincount(self.labels[self.train_rows], minlength=len(self.classes))
-        weights_N = image_weights(self.config, counts_C, self.labels[order[half:]])
-        return learned_prior(self.config, probs_NC[half:], weights_N)
+        weights_N = image_weights(self.config, counts_C, self.labels[order])
+        if weights_N is not None and (mix := mix_epoch(len(order), self.config, epoch)) is not None:
+            weights_N = mix.blend(weights_N)
+        return learned_prior(self.config, probs_NC[half:], None if weights_N is None else weights_N[half:])
 
     def train_rows_in_order(
         self, order: Rows, epoch: int, on_step: Callable[[int], None] = lambda images: None
@@ -179,6 +182,7 @@ class Run:
         """Takes a step for each batch; returns each row's probabilities (N, C) before its step, and the last rate."""
         config, steps = self.config, -(-len(order) // self.config.batch_size)
         recalls = [row["val_recall"] for row in self.state.history]
+        mix = mix_epoch(len(order), config, epoch)
         torch.manual_seed(derive_seed(config.seed, config.trial, epoch, DROPOUT))
         self.model.train()
         logits: list[torch.Tensor] = []
@@ -188,7 +192,8 @@ class Run:
         for step, numbered in groupby(enumerate(batches), key=lambda numbered: numbered[0] // self.parts):
             size = min(config.batch_size, len(order) - step * config.batch_size)
             lr = learning_rate(config, epoch + (step + 0.5) / steps, recalls)
-            logits_BC, loss = self.step((part for _, part in numbered), size, lr)
+            blended = None if mix is None else mix.batch(step * config.batch_size, size, self.device)
+            logits_BC, loss = self.step((part for _, part in numbered), size, lr, blended)
             logits.append(logits_BC)
             unchecked.append(loss)
             if self.average is not None:
@@ -199,13 +204,16 @@ class Run:
             on_step(size)
         return torch.cat(logits).softmax(1).cpu().numpy(), lr
 
-    def step(self, parts: Iterable[Fed], size: int, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(
+        self, parts: Iterable[Fed], size: int, lr: float, mix: BatchMix | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the optimiser; returns logits (B, C) and loss, still on the device.
 
         Args:
             parts: The batch, whole or, for lack of memory, in parts whose gradients add up.
             size: B.
             lr: Learning rate.
+            mix: How the batch is blended, which must then be whole.
         """
         set_rate(self.optimizer, self.config, lr)
         self.optimizer.zero_grad(set_to_none=True)
@@ -214,10 +222,11 @@ class Run:
         logits, losses = [], []
         for part, drawn in zip(parts, draws, strict=True):
             with autocast(self.device):
-                logits_BC = self.learn(part.inputs, drawn)
+                logits_BC = self.learn(part.inputs if mix is None else mix.inputs(part.inputs), drawn)
             logits_BC = logits_BC.float()
+            loss = mix.loss(self.criterion, logits_BC, part.labels) if mix else self.criterion(logits_BC, part.labels)
             # The loss is a mean over images: a part has its share in that of the batch.
-            loss = self.criterion(logits_BC, part.labels) * (len(part.labels) / size)
+            loss = loss * (len(part.labels) / size)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             logits.append(logits_BC.detach())
             losses.append(loss.detach())

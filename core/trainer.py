@@ -26,7 +26,7 @@ from core.evaluation import EVAL_BATCH_SIZE
 from core.footprint import Survey, memory_in_reach, survey
 from core.learners import Compiler, Learners
 from core.losses import Criterion, build_criterion
-from core.microbatches import keeps_images_apart, more_parts
+from core.microbatches import can_be_parted, more_parts
 from core.optim import build_optimizer, reset_optimizer
 from core.prefix import CPU_CHUNK, Part, Prefix
 from core.run import Run
@@ -152,7 +152,7 @@ class Trainer:
                 forgot = True
                 continue
             finer = more_parts(config.batch_size, parts)
-            if finer is None or (parts == 1 and not keeps_images_apart(self.model, config.image_size)):
+            if finer is None or (parts == 1 and not can_be_parted(self.model, config)):
                 raise failure
             parts = finer
 

@@ -41,6 +41,8 @@ def test_a_config_survives_json(lr: float, drop_rate: float, batch_size: int, sc
         ("focal_gamma", 11.0, "at most 10"),
         ("warmup_epochs", 10, "below `epochs`"),
         ("ema", -1.0, "0 or more"),
+        ("mixup", 11.0, "at most 10"),
+        ("drop_path", 1.0, r"in \[0, 1\)"),
         ("layer_decay", 0.0, r"in \(0, 1\]"),
         ("average_last", 11, "at most `epochs`"),
     ],
