@@ -1,7 +1,7 @@
 """Mixup: images of a batch are blended in pairs, and so are their labels' losses (Zhang et al. 2018).
 
-What is blended is what the learning part is fed: pixels where everything learns, and activations where something is frozen
-(Verma et al. 2019, "Manifold mixup", at one layer). Blended pixels would make every activation of the frozen part another
+What is blended is what the learning part is fed: pixels where everything learns, activations where something is frozen
+(Verma et al. 2019, "Manifold mixup", at one layer). Blended pixels would make each activation of the frozen part a new
 one, so that none could be remembered.
 
 Shapes: N examples of an epoch, B batch.

@@ -112,7 +112,10 @@ def test_running_statistics_are_those_of_the_averaged_weights(trainer: Trainer) 
         own = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
         for norm in norms:
             norm.momentum = 0.1
-    gaps = [((mean - own_mean) / own_var.sqrt()).abs().mean() for (mean, _), (own_mean, own_var) in zip(averaged, own, strict=True)]
+    gaps = [
+        ((mean - own_mean) / own_var.sqrt()).abs().mean()
+        for (mean, _), (own_mean, own_var) in zip(averaged, own, strict=True)
+    ]
     assert max(gaps) < 0.3
 
 
