@@ -56,7 +56,8 @@ class BatchMix:
 
     def inputs(self, inputs: torch.Tensor) -> torch.Tensor:
         """Blended inputs (B, ...)."""
-        return torch.lerp(inputs[self.partners], inputs, self.share)
+        # Its own first: the result has the memory layout of the first.
+        return torch.lerp(inputs, inputs[self.partners], 1 - self.share)
 
     def loss(self, criterion: Criterion, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """The loss of blended images: the mean over both labels' losses, in the same shares."""

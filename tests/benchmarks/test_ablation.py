@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ablation
+from benchmarks import ablation, ablation_page
 from benchmarks.ablation_changes import BASE, CHANGES, changed_values, choose_changes
 from benchmarks.ablation_table import best_change, compare, markdown, student_interval
+from benchmarks.reporting import RESULTS
 from core import cli
 from core.config import TrainConfig
 from core.demo import write_demo
@@ -94,3 +95,29 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest
 
     assert ablate("--seeds", 1, "--epochs", 2) == 2
     assert "of the same setting, but in" in capsys.readouterr().err
+
+
+def test_the_page_has_every_figure_from_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    setting = {"arch": "a", "image_size": 64, "epochs": 10, "train_images": "all", "val_images": "all", "data": "d"}
+    result = {
+        "rows": [{**setting, "base": {"lr": 0.1}}, *compare(RUNS, ["ema-1"])],
+        "machine": {"cpu": "c", "threads": 2},
+        "versions": {"torch": "2.15.0"},
+        "created": "2026-11-26T10:00:00Z",
+        "command": "python -m benchmarks.ablation",
+    }
+    (tmp_path / "ablation-a-64.json").write_text(json.dumps(result))
+    arguments = ["--results", str(tmp_path), "--out", str(tmp_path / "page.md")]
+    assert cli.run(ablation_page.main, ablation_page.build_parser(), arguments) == 0
+    text = (tmp_path / "page.md").read_text()
+    assert "## a at 64 pixels, 3 seeds" in text
+    assert "| ema-1 | ema=1.0 | 0.620 | +2.0 |" in text
+    (tmp_path / "ablation-a-64.json").unlink()
+    assert cli.run(ablation_page.main, ablation_page.build_parser(), arguments) == 2
+    assert "must be a folder with ablation-" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not list(RESULTS.glob("ablation-*.json")), reason="no ablation has been measured")
+def test_the_page_in_docs_is_that_of_the_results() -> None:
+    results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("ablation-*.json"))]
+    assert ablation_page.PAGE.read_text(encoding="utf-8") == ablation_page.page(results)
