@@ -26,8 +26,9 @@ from core.backbones import build_classifier
 from core.config import TrainConfig
 from core.device import autocast
 from core.evaluation import EVAL_BATCH_SIZE, evaluate
-from core.losses import class_weights, cross_entropy
+from core.losses import build_criterion, image_weights
 from core.optim import parameter_groups
+from core.priors import learned_prior
 from core.seeds import SAMPLER, Rows, derive_seed
 from search.samplers import build_pruner, build_sampler
 from search.space import Space
@@ -77,8 +78,7 @@ class PlainTrainer:
         model.set_unfreeze_depth(config.unfreeze_depth)
         optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, fused=True)
         counts_C = np.bincount(labels[task.split.train], minlength=num_classes)
-        weights_C = torch.tensor(class_weights(counts_C, config.rebalance), dtype=torch.float32, device=self.device)
-        criterion = cross_entropy(weights_C, config.label_smoothing)
+        criterion = build_criterion(config, counts_C, self.device)
         steps = -(-len(task.split.train) // config.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(config, steps))
         recalls = []
@@ -87,7 +87,9 @@ class PlainTrainer:
             self._loader(task.split.val, EVAL_BATCH_SIZE, 0.0, shuffle=False) as val,
         ):
             for epoch in range(config.epochs):
-                prior_C = self._train_epoch(model, train, optimizer, schedule, criterion)
+                labels_N, probs_NC = self._train_epoch(model, train, optimizer, schedule, criterion)
+                half = len(labels_N) // 2
+                prior_C = learned_prior(config, probs_NC[half:], image_weights(config, counts_C, labels_N[half:]))
                 val_probs_NC = self._predict(model, val)
                 recall = evaluate(labels[task.split.val], val_probs_NC, prior_C).recall
                 recalls.append(recall)
@@ -97,10 +99,10 @@ class PlainTrainer:
 
     def _train_epoch(
         self, model: Any, loader: Loader, optimizer: torch.optim.Optimizer, schedule: Any, criterion: Any
-    ) -> npt.NDArray[np.float64]:
-        """One epoch; returns the class frequencies that the model has learned (C,)."""
+    ) -> tuple[Rows, npt.NDArray[np.float32]]:
+        """One epoch; returns labels (N,) and what was said before each step (N, C), in its order."""
         model.train()
-        probs = []
+        seen, probs = [], []
         for images, labels in loader:
             labels = labels.to(self.device, non_blocking=True)
             with autocast(self.device):
@@ -110,9 +112,9 @@ class PlainTrainer:
             loss.backward()
             optimizer.step()
             schedule.step()
+            seen.append(labels)
             probs.append(logits.detach().float().softmax(1))
-        probs_NC = torch.cat(probs).cpu().numpy()
-        return np.asarray(probs_NC[len(probs_NC) // 2 :].mean(0, dtype=np.float64))
+        return torch.cat(seen).cpu().numpy(), torch.cat(probs).cpu().numpy()
 
     @torch.inference_mode()
     def _predict(self, model: Any, loader: Loader) -> npt.NDArray[np.float32]:

@@ -5,9 +5,11 @@
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from core.classifier import Classifier
     from core.weights import Weights
+
+_log = logging.getLogger(__name__)
 
 
 def build_classifier(arch: Arch, *, num_classes: int, weights: "Weights | None", seed: int) -> "Classifier":
@@ -38,6 +42,7 @@ def build_classifier(arch: Arch, *, num_classes: int, weights: "Weights | None",
     import timm
 
     from core.classifier import Classifier, find_head
+    from core.stochastic_depth import insert_stochastic_depth
 
     with _seeded(seed):
         backbone = timm.create_model(arch.timm_name, pretrained=False, drop_rate=0.0)
@@ -47,9 +52,45 @@ def build_classifier(arch: Arch, *, num_classes: int, weights: "Weights | None",
     # Seeded afresh, so that the head of a seed is the same whatever the backbone drew.
     with _seeded(seed):
         backbone.reset_classifier(num_classes)  # type: ignore[operator]
+    insert_stochastic_depth(backbone, drop_path_shares(arch.timm_name))
     model = Classifier(backbone)
     check_image_size(model, arch)
     return model
+
+
+@lru_cache(maxsize=8)
+def drop_path_shares(timm_name: str) -> dict[str, float]:
+    """Where timm would put stochastic depth in an architecture, and at which rate over the network's.
+
+    Told by a twin without data that is made with it and runs once. Names alone would say too little: some such modules
+    stand where nothing may be dropped, and those of EfficientNets beside branches that nothing runs past.
+
+    Args:
+        timm_name: Name of the timm model.
+
+    Returns:
+        Rates by the names of the modules; empty where the architecture has no place for it.
+    """
+    import timm
+    import torch
+    from timm.layers.drop import DropPath
+
+    image_size = resolve_arch(timm_name).image_size
+    rate = 0.5  # exact in binary, so that the shares are
+    shares: dict[str, float] = {}
+    try:
+        with _seeded(0), torch.device("meta"), torch.no_grad():
+            twin = timm.create_model(timm_name, pretrained=False, drop_path_rate=rate)
+            for name, module in twin.named_modules():
+                if isinstance(module, DropPath) and module.drop_prob > 0:
+                    share = {name: module.drop_prob / rate}
+                    module.register_forward_hook(lambda *called, share=share: shares.update(share))
+            twin(torch.empty(2, 3, image_size, image_size))
+    # Whatever a model does with an argument that it doesn't know, or with tensors that have no data.
+    except Exception as error:
+        _log.debug("%s has no stochastic depth: %s", timm_name, error)
+        return {}
+    return shares
 
 
 @contextmanager

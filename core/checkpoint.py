@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from core.averaging import WeightAverage
 from core.config import TrainConfig
 from core.errors import InputError, one_line, shorten
 from core.files import read_metadata, read_tensors_with_metadata, write_tensors
@@ -21,7 +22,7 @@ from core.shapes import NUMBER, find_misfit
 
 # What the optimisers of `core.optim` remember of a parameter; of Adam, AdamW is a subclass.
 _SLOTS = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
-_MODEL, _BEST, _OPTIMIZER, _SCALER = "model.", "best.", "optimizer.", "scaler"
+_MODEL, _AVERAGE, _BEST, _OPTIMIZER, _SCALER = "model.", "average.", "best.", "optimizer.", "scaler"
 
 MOST_REPEATED_S = 30.0
 
@@ -87,9 +88,12 @@ def save_checkpoint(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: WeightAverage | None = None,
 ) -> None:
     """Writes everything that a run needs to go on, aside and renamed."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {_AVERAGE + name: tensor for name, tensor in average.tensors.items()}
     tensors |= {_BEST + name: tensor for name, tensor in (state.best_model | state.best_tensors).items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"{_OPTIMIZER}{index}.{slot}": tensor for slot, tensor in slots.items()}
@@ -120,8 +124,9 @@ def load_checkpoint(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: WeightAverage | None = None,
 ) -> RunState:
-    """Brings `model`, `optimizer` and `scaler` back to the end of the last epoch.
+    """Brings `model`, `optimizer`, `scaler` and `average` back to the end of the last epoch.
 
     Raises:
         CheckpointError: The file is damaged or of another config.
@@ -137,6 +142,8 @@ def load_checkpoint(
         _check_tensors(_under(_MODEL, tensors), model)
         _check_tensors(state.best_model, model)
         model.load_state_dict(_under(_MODEL, tensors))
+        if average is not None:
+            average.load(_under(_AVERAGE, tensors))
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _read_slots(tensors, optimizer)})
         _lay_out_as_parameters(optimizer)
         scaler.load_state_dict(json.loads(metadata[_SCALER]))

@@ -128,6 +128,15 @@ class Classifier(nn.Module):
         self._frozen_modules = _modules_within(self.backbone, frozen)
         self.train(self.training)
 
+    def learning_tensors(self) -> dict[str, Tensor]:
+        """What training changes and an average can be taken of: weights and running statistics, but no counters."""
+        frozen, _ = self._cuts.names(self.unfreeze_depth)
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if name not in frozen and tensor.is_floating_point()
+        }
+
     def train(self, mode: bool = True) -> "Classifier":
         """Sets the mode of what learns; frozen modules stay in evaluation mode, or their statistics would drift."""
         super().train(mode)

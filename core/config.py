@@ -9,6 +9,8 @@ from core.errors import InputError, few, shorten
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "step", "plateau"]
+Loss = Literal["weighted", "cross_entropy", "logit_adjusted", "focal"]
+Sampler = Literal["shuffled", "balanced"]
 
 # Three levels and no more: the views of an image are shared between trials of equal strength (docs/decisions/0005).
 AUGMENT_STRENGTHS = (0.5, 1.0, 1.5)
@@ -28,9 +30,25 @@ class TrainConfig:
         weight_decay: Decoupled decay per step and unit of `lr` for AdamW, added to the gradient for Adam and SGD;
             never on biases and norms.
         drop_rate: Probability of dropping a feature before the head.
+        drop_path: Stochastic depth (Huang et al. 2016), timm's `drop_path_rate`: about the probability of leaving out
+            the last residual branch, and less for each one before it. What is frozen leaves out none.
         unfreeze_depth: Blocks, counted from the head, that learn; 0 is the head alone.
         label_smoothing: Share of each label spread evenly over all classes (Szegedy et al. 2016, section 7).
-        rebalance: Strength of the class weights in the loss: weights ∝ count^-rebalance; 0 none, 1 full.
+        rebalance: Strength at which rare classes are brought forward, by the loss or by the sampler and never by both;
+            0 none, 1 as if all classes were equally frequent.
+        loss: ``weighted``: cross entropy with class weights ∝ count^-rebalance; ``cross_entropy``: without weights;
+            ``logit_adjusted``: `rebalance` times the log of the class frequencies is added to the logits in training
+            (Menon et al. 2021, equation 10); ``focal``: images that are hard count more (Lin et al. 2017).
+        focal_gamma: How much more, Lin et al.'s γ; above 0 for ``focal``, whose only strength it is, and only there.
+        sampler: Order of an epoch: ``shuffled`` shows each image once, ``balanced`` as many images in all, each on
+            average ∝ count^-rebalance times.
+        ema: Horizon, in epochs, of an exponential moving average of the weights, which is what is validated and kept; 0
+            takes the weights themselves.
+        average_last: Last epochs whose weights, step by step, are averaged instead; 0 averages none.
+        layer_decay: Learning rate of each block over that of the next one towards the head, whose rate is `lr`; 1 is
+            one rate for all.
+        mixup: Parameter of the Beta distribution from which the shares are drawn in which pairs of images are blended,
+            as the learning part is fed with them (`core/mixing.py`); 0 blends none.
         augment_strength: Scale of every augmentation's range; 0 shows each image as it is.
         optimizer: Update rule.
         schedule: Decay of the learning rate after the warm-up.
@@ -49,9 +67,17 @@ class TrainConfig:
     batch_size: int = 64
     weight_decay: float = 0.01
     drop_rate: float = 0.2
+    drop_path: float = 0.0
     unfreeze_depth: int = 0
     label_smoothing: float = 0.0
     rebalance: float = 0.0
+    loss: Loss = "weighted"
+    focal_gamma: float = 0.0
+    sampler: Sampler = "shuffled"
+    ema: float = 0.0
+    average_last: int = 0
+    layer_decay: float = 1.0
+    mixup: float = 0.0
     augment_strength: float = 1.0
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "cosine"
@@ -75,19 +101,44 @@ class TrainConfig:
             "trial",
             "augment_seed",
             "views",
+            "focal_gamma",
+            "ema",
+            "average_last",
+            "mixup",
             "warmup_epochs",
             "weight_decay",
         ):
             _require(getattr(self, name) >= 0, "0 or more", name, getattr(self, name))
         _require(self.lr > 0, "above 0", "lr", self.lr)
-        for name in ("drop_rate", "label_smoothing"):
+        for name in ("drop_rate", "drop_path", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, "in [0, 1)", name, getattr(self, name))
         _require(0 <= self.rebalance <= 1, "in [0, 1]", "rebalance", self.rebalance)
+        _require(0 < self.layer_decay <= 1, "in (0, 1]", "layer_decay", self.layer_decay)
+        # Zhang et al. went up to 1; far above, each image is half its own and half another's.
+        _require(self.mixup <= 10, "at most 10", "mixup", self.mixup)
+        # Lin et al. went up to 5; far above, (1 - p)^gamma is 0 for whatever a computer can tell from a sure image.
+        _require(self.focal_gamma <= 10, "at most 10", "focal_gamma", self.focal_gamma)
         _require(0 <= self.augment_strength <= 2, "in [0, 2]", "augment_strength", self.augment_strength)
         _require(self.views <= self.epochs, "at most `epochs`", "views", self.views)
+        _require(self.average_last <= self.epochs, "at most `epochs`", "average_last", self.average_last)
+        _require(not (self.ema and self.average_last), f"0 with ema={self.ema}", "average_last", self.average_last)
         _require(self.warmup_epochs < self.epochs, "below `epochs`", "warmup_epochs", self.warmup_epochs)
-        for name, choices in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
+        for name, kind in (("optimizer", Optimizer), ("schedule", Schedule), ("loss", Loss), ("sampler", Sampler)):
+            choices = get_args(kind)
             _require(getattr(self, name) in choices, f"one of {', '.join(choices)}", name, getattr(self, name))
+        self._require_one_rebalancing()
+
+    def _require_one_rebalancing(self) -> None:
+        """Rare classes are brought forward by one mechanism: two would do it twice, at a strength that none has."""
+        if self.loss == "focal":
+            _require(self.focal_gamma > 0, "above 0 with loss=focal", "focal_gamma", self.focal_gamma)
+            _require(self.rebalance == 0, "0 with loss=focal, which has its focal_gamma", "rebalance", self.rebalance)
+            _require(self.sampler == "shuffled", "shuffled with loss=focal", "sampler", self.sampler)
+            return
+        _require(self.focal_gamma == 0, f"0 with loss={self.loss}", "focal_gamma", self.focal_gamma)
+        if self.rebalance > 0:
+            rule = f"cross_entropy with sampler=balanced, and only then, at rebalance={self.rebalance}"
+            _require((self.loss == "cross_entropy") == (self.sampler == "balanced"), rule, "loss", self.loss)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from core.classifier import Classifier
 from core.device import is_out_of_memory
 from core.errors import one_line
+from core.stochastic_depth import drops_paths
 
 _OLDEST_FOR_TRITON = (7, 0)
 
@@ -37,7 +38,7 @@ def compiler_for(device: torch.device) -> Compiler | None:
 
 
 class Learners:
-    """The learning parts of one model, by depth. Dropout lies in a buffer, so that one graph serves all its values.
+    """The learning parts of one model, by depth. What drops lies in buffers, so that one graph serves all its values.
 
     Args:
         model: The model.
@@ -46,7 +47,7 @@ class Learners:
 
     def __init__(self, model: Classifier, compiler: Compiler | None) -> None:
         self._model, self._compiler = model, compiler
-        self._learners: dict[int, Learner] = {}
+        self._learners: dict[tuple[int, bool], Learner] = {}
 
     def at(self, image_size: int) -> Learner:
         """The learning part at the model's present depth.
@@ -54,10 +55,11 @@ class Learners:
         Args:
             image_size: Side of the images that the model sees, pixels.
         """
-        depth = self._model.unfreeze_depth
-        if depth not in self._learners:
-            self._learners[depth] = self._build(image_size)
-        return self._learners[depth]
+        # What leaves out branches is a graph of its own.
+        key = (self._model.unfreeze_depth, drops_paths(self._model))
+        if key not in self._learners:
+            self._learners[key] = self._build(image_size)
+        return self._learners[key]
 
     def _build(self, image_size: int) -> Learner:
         model, cut = self._model, self._model.cut(image_size)

@@ -3,6 +3,7 @@
 import torch
 
 from core.classifier import Classifier
+from core.config import TrainConfig
 
 _LEAST = 2  # images: a single one would take a compiled graph of its own
 
@@ -14,6 +15,17 @@ def more_parts(batch_size: int, parts: int) -> int | None:
     (2, 5, None)
     """
     return next((more for more in range(2 * parts, batch_size // _LEAST + 1) if batch_size % more == 0), None)
+
+
+def can_be_parted(model: Classifier, config: TrainConfig) -> bool:
+    """Whether a batch that is computed in parts gives what the whole one gives.
+
+    Args:
+        model: The model, at the config's depth.
+        config: Of the run.
+    """
+    # Images are blended with others of their batch, which may be in another part.
+    return config.mixup == 0 and keeps_images_apart(model, config.image_size)
 
 
 def keeps_images_apart(model: Classifier, image_size: int) -> bool:

@@ -6,24 +6,28 @@ Shapes: N examples, B batch, C classes.
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from core.averaging import WeightAverage, averages, share_of_newest
 from core.checkpoint import RunState, Saving, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
 from core.device import autocast, compute_dtype
-from core.evaluation import Evaluation, evaluate
+from core.epochs import EpochResult, NonFiniteLossError, check_finite
+from core.evaluation import evaluate
 from core.learners import Learner
-from core.losses import Criterion
-from core.optim import learning_rate
+from core.losses import Criterion, image_weights
+from core.mixing import BatchMix, mix_epoch
+from core.optim import learning_rate, set_rate
 from core.prefix import Fed, Part, Prefix
+from core.priors import learned_prior
 from core.seeds import DROPOUT, derive_seed, epoch_order
 
 Rows = npt.NDArray[np.int64]
@@ -32,35 +36,6 @@ Rows = npt.NDArray[np.int64]
 FINITE_CHECK_STEPS = 50
 
 _log = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite."""
-
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__(f"the loss was not finite in epoch {epoch}, step {step}")
-        self.epoch, self.step = epoch, step
-
-
-class EpochResult(NamedTuple):
-    """One epoch."""
-
-    epoch: int  # counted from 0
-    lr: float  # of its last step
-    images_per_s: float  # while training
-    elapsed_s: float  # of the run so far, validation included
-    train: Evaluation  # running: each batch before its step, as augmented and with dropout
-    val: Evaluation
-
-    def to_row(self, classes: Sequence[str]) -> dict[str, float]:
-        """The epoch as a row of `history.csv`."""
-        row = {"epoch": self.epoch, "lr": self.lr, "images_per_s": self.images_per_s, "elapsed_s": self.elapsed_s}
-        for part, evaluation in (("train", self.train), ("val", self.val)):
-            row |= {
-                f"{part}_{name}": getattr(evaluation, name) for name in ("loss", "accuracy", "recall", "recall_argmax")
-            }
-            row |= {f"{part}_recall_{name}": recall for name, recall in zip(classes, evaluation.recalls, strict=True)}
-        return row
 
 
 @dataclass(kw_only=True, eq=False)
@@ -106,6 +81,7 @@ class Run:
     def __post_init__(self) -> None:
         self.state = RunState()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute_dtype(self.device) == torch.float16)
+        self.average = WeightAverage(self.model.learning_tensors()) if averages(self.config) else None
 
     def resume(self, checkpoint_file: Path) -> None:
         """Goes on where a checkpoint was written.
@@ -114,7 +90,12 @@ class Run:
             CheckpointError: It is damaged or of another config.
         """
         self.state = load_checkpoint(
-            checkpoint_file, config=self.config, model=self.model, optimizer=self.optimizer, scaler=self.scaler
+            checkpoint_file,
+            config=self.config,
+            model=self.model,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            average=self.average,
         )
         _log.info("continuing after epoch %d of %d", self.state.next_epoch, self.config.epochs)
 
@@ -127,6 +108,7 @@ class Run:
             model=self.model,
             optimizer=self.optimizer,
             scaler=self.scaler,
+            average=self.average,
         )
 
     def finish(
@@ -153,29 +135,46 @@ class Run:
     def train_epoch(self, epoch: int, on_step: Callable[[int], None]) -> EpochResult:
         """Trains one epoch and validates it; remembers it if it is the best so far."""
         start = time.perf_counter()
-        order = epoch_order(self.train_rows, self.config, epoch)
+        order = epoch_order(self.train_rows, self.labels, self.config, epoch)
         probs_NC, lr = self.train_rows_in_order(order, epoch, on_step)
         train_s = time.perf_counter() - start
-        # The second half of the epoch shows what the model has learned; the first is still on its way there.
-        prior_C = probs_NC[len(probs_NC) // 2 :].mean(0, dtype=np.float64)
-        val_probs_NC = self.predict_val(self.val_rows)
-        if not np.isfinite(val_probs_NC).all():
-            raise NonFiniteLossError(epoch, -(-len(order) // self.config.batch_size))  # of the step to come
-        self.state.elapsed_s += time.perf_counter() - start
-        result = EpochResult(
-            epoch=epoch,
-            lr=lr,
-            images_per_s=len(order) / train_s,
-            elapsed_s=self.state.elapsed_s,
-            train=evaluate(self.labels[order], probs_NC, prior_C),
-            val=evaluate(self.labels[self.val_rows], val_probs_NC, prior_C),
-        )
+        prior_C = self.prior(order, epoch, probs_NC)
+        # What is validated is what is kept.
+        with nullcontext() if self.average is None else self.average.applied():
+            val_probs_NC = self.predict_val(self.val_rows)
+            if not np.isfinite(val_probs_NC).all():
+                raise NonFiniteLossError(epoch, -(-len(order) // self.config.batch_size))  # of the step to come
+            self.state.elapsed_s += time.perf_counter() - start
+            result = EpochResult(
+                epoch=epoch,
+                lr=lr,
+                images_per_s=len(order) / train_s,
+                elapsed_s=self.state.elapsed_s,
+                train=evaluate(self.labels[order], probs_NC, prior_C),
+                val=evaluate(self.labels[self.val_rows], val_probs_NC, prior_C),
+            )
+            self.keep_if_best(result, val_probs_NC, prior_C)
+        return result
+
+    def keep_if_best(
+        self, result: EpochResult, val_probs_NC: npt.NDArray[np.float32], prior_C: npt.NDArray[np.float64]
+    ) -> None:
+        """Keeps the model as it is now, if no epoch before was better."""
         best = max((row["val_recall"] for row in self.state.history), default=-1.0)
         if result.val.recall > best:
-            self.state.best_epoch = epoch
+            self.state.best_epoch = result.epoch
             self.state.best_model = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
             self.state.best_tensors = {"val_probs": torch.from_numpy(val_probs_NC), "prior": torch.from_numpy(prior_C)}
-        return result
+
+    def prior(self, order: Rows, epoch: int, probs_NC: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The class frequencies (C,) that the model has learned, from what it said of each row in an epoch's order."""
+        # The second half of the epoch shows what the model has learned; the first is still on its way there.
+        half = len(order) // 2
+        counts_C = np.bincount(self.labels[self.train_rows], minlength=len(self.classes))
+        weights_N = image_weights(self.config, counts_C, self.labels[order])
+        if weights_N is not None and (mix := mix_epoch(len(order), self.config, epoch)) is not None:
+            weights_N = mix.blend(weights_N)
+        return learned_prior(self.config, probs_NC[half:], None if weights_N is None else weights_N[half:])
 
     def train_rows_in_order(
         self, order: Rows, epoch: int, on_step: Callable[[int], None] = lambda images: None
@@ -183,6 +182,7 @@ class Run:
         """Takes a step for each batch; returns each row's probabilities (N, C) before its step, and the last rate."""
         config, steps = self.config, -(-len(order) // self.config.batch_size)
         recalls = [row["val_recall"] for row in self.state.history]
+        mix = mix_epoch(len(order), config, epoch)
         torch.manual_seed(derive_seed(config.seed, config.trial, epoch, DROPOUT))
         self.model.train()
         logits: list[torch.Tensor] = []
@@ -192,35 +192,41 @@ class Run:
         for step, numbered in groupby(enumerate(batches), key=lambda numbered: numbered[0] // self.parts):
             size = min(config.batch_size, len(order) - step * config.batch_size)
             lr = learning_rate(config, epoch + (step + 0.5) / steps, recalls)
-            logits_BC, loss = self.step((part for _, part in numbered), size, lr)
+            blended = None if mix is None else mix.batch(step * config.batch_size, size, self.device)
+            logits_BC, loss = self.step((part for _, part in numbered), size, lr, blended)
             logits.append(logits_BC)
             unchecked.append(loss)
+            if self.average is not None:
+                self.average.update(share_of_newest(config, epoch=epoch, step=step, steps=steps))
             if self.device.type == "cpu" or step + 1 == steps or len(unchecked) == FINITE_CHECK_STEPS:
-                _check_finite(unchecked, epoch, step)
+                check_finite(unchecked, epoch, step)
                 unchecked.clear()
             on_step(size)
         return torch.cat(logits).softmax(1).cpu().numpy(), lr
 
-    def step(self, parts: Iterable[Fed], size: int, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(
+        self, parts: Iterable[Fed], size: int, lr: float, mix: BatchMix | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the optimiser; returns logits (B, C) and loss, still on the device.
 
         Args:
             parts: The batch, whole or, for lack of memory, in parts whose gradients add up.
             size: B.
             lr: Learning rate.
+            mix: How the batch is blended, which must then be whole.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, self.config, lr)
         self.optimizer.zero_grad(set_to_none=True)
         # For the whole batch at once: a generator would give other numbers for its parts.
         draws = torch.split(self.model.draw(size), self.config.batch_size // self.parts)
         logits, losses = [], []
         for part, drawn in zip(parts, draws, strict=True):
             with autocast(self.device):
-                logits_BC = self.learn(part.inputs, drawn)
+                logits_BC = self.learn(part.inputs if mix is None else mix.inputs(part.inputs), drawn)
             logits_BC = logits_BC.float()
+            loss = mix.loss(self.criterion, logits_BC, part.labels) if mix else self.criterion(logits_BC, part.labels)
             # The loss is a mean over images: a part has its share in that of the batch.
-            loss = self.criterion(logits_BC, part.labels) * (len(part.labels) / size)
+            loss = loss * (len(part.labels) / size)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             logits.append(logits_BC.detach())
             losses.append(loss.detach())
@@ -239,10 +245,3 @@ class Run:
                     logits_BC = self.prefix.classify(batch.inputs)
                 probs.append(logits_BC.float().softmax(1))
         return torch.cat(probs).cpu().numpy()
-
-
-def _check_finite(losses: list[torch.Tensor], epoch: int, last_step: int) -> None:
-    """Raises NonFiniteLossError for the first loss, of steps up to `last_step`, that is NaN or infinite."""
-    finite = torch.isfinite(torch.stack(losses)).tolist()
-    if not all(finite):
-        raise NonFiniteLossError(epoch, last_step - len(losses) + 1 + finite.index(False))

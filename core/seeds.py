@@ -8,7 +8,7 @@ from core.config import TrainConfig
 Rows = npt.NDArray[np.int64]
 
 # What a seed is for, so that no two uses share one.
-ORDER, DROPOUT, AUGMENT, SAMPLER = 0, 1, 100, 101
+ORDER, DROPOUT, MIXUP, AUGMENT, SAMPLER = 0, 1, 2, 100, 101
 
 
 def derive_seed(*parts: int) -> int:
@@ -16,10 +16,42 @@ def derive_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def epoch_order(train_rows: Rows, config: TrainConfig, epoch: int) -> Rows:
-    """The order in which an epoch visits the training rows: a function of (seed, trial, epoch)."""
+def epoch_order(train_rows: Rows, labels: Rows, config: TrainConfig, epoch: int) -> Rows:
+    """The order in which an epoch visits the training rows: a function of (seed, trial, epoch).
+
+    Args:
+        train_rows: All of them.
+        labels: Class of every row of the manifest.
+        config: Seed, trial and sampler.
+        epoch: Which one, counted from 0.
+    """
     rng = np.random.default_rng(derive_seed(config.seed, config.trial, epoch, ORDER))
-    return without_lone_last(rng.permutation(train_rows), config.batch_size)
+    order = rng.permutation(train_rows)
+    if config.sampler == "balanced":
+        by_class = order[np.argsort(labels[order], kind="stable")]
+        order = rng.permutation(_rebalanced(by_class, labels[by_class], config.rebalance, rng))
+    return without_lone_last(order, config.batch_size)
+
+
+def _rebalanced(rows: Rows, labels: Rows, strength: float, rng: np.random.Generator) -> Rows:
+    """As many rows, each on average in proportion to count^-strength times, where count is that of its class.
+
+    Drawn at equal distances from one random start, class by class, so that no row and no class comes more or less
+    often than its share rounded up or down. Independent draws would leave a class of ten out of an epoch now and then,
+    and at strength 0 a third of all rows.
+
+    Args:
+        rows: Sorted by class, else at random.
+        labels: Their classes.
+        strength: 0 draws each once.
+        rng: Where to start.
+    """
+    shares = np.bincount(labels)[labels] ** -float(strength)
+    ends = np.cumsum(shares) / shares.sum()
+    points = (rng.random() + np.arange(len(rows))) / len(rows)
+    # The last end may be rounded to less than 1.
+    drawn: Rows = rows[np.searchsorted(ends, points, side="right").clip(max=len(rows) - 1)]
+    return drawn
 
 
 def without_lone_last(order: Rows, batch_size: int) -> Rows:

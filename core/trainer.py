@@ -21,15 +21,17 @@ from core.classifier import Classifier
 from core.config import TrainConfig
 from core.depthwise import hasten_small_depthwise
 from core.device import is_out_of_memory, keep_freed_memory
+from core.epochs import EpochResult, NonFiniteLossError
 from core.evaluation import EVAL_BATCH_SIZE
 from core.footprint import Survey, memory_in_reach, survey
 from core.learners import Compiler, Learners
-from core.losses import Criterion, class_weights, cross_entropy
-from core.microbatches import keeps_images_apart, more_parts
+from core.losses import Criterion, build_criterion
+from core.microbatches import can_be_parted, more_parts
 from core.optim import build_optimizer, reset_optimizer
 from core.prefix import CPU_CHUNK, Part, Prefix
-from core.run import EpochResult, NonFiniteLossError, Run
+from core.run import Run
 from core.seeds import without_lone_last
+from core.stochastic_depth import set_drop_path
 from core.traindata import TrainData, TrainResult
 from core.weights import Weights
 
@@ -84,7 +86,7 @@ class Trainer:
         self.train_part = Part(data.train_rows, data.labels, device)
         self.val_part = Part(data.val_rows, data.labels, device)
         self._learners = Learners(self.model, compiler)
-        self._optimizers: dict[tuple[str, int], torch.optim.Optimizer] = {}  # by kind and depth
+        self._optimizers: dict[tuple[str, int, bool], torch.optim.Optimizer] = {}  # by kind, depth, and if in layers
         self._counts_C = np.bincount(data.labels[data.train_rows], minlength=len(data.classes))
 
     def train(
@@ -150,7 +152,7 @@ class Trainer:
                 forgot = True
                 continue
             finer = more_parts(config.batch_size, parts)
-            if finer is None or (parts == 1 and not keeps_images_apart(self.model, config.image_size)):
+            if finer is None or (parts == 1 and not can_be_parted(self.model, config)):
                 raise failure
             parts = finer
 
@@ -168,6 +170,7 @@ class Trainer:
         """
         self.model.load_state_dict(self._first_state)
         self.model.set_drop_rate(config.drop_rate)
+        set_drop_path(self.model, config.drop_path)
         self.model.set_unfreeze_depth(config.unfreeze_depth)
         eval_batch_size = -(-EVAL_BATCH_SIZE // parts)
         self.refuse_what_does_not_fit(config, config.batch_size // parts, eval_batch_size)
@@ -199,10 +202,10 @@ class Trainer:
         )
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
-        """The optimiser of the config's kind and depth, without memory; those of other depths forget theirs, too."""
+        """The optimiser of the config's kind and depth, without memory; all others forget theirs, too."""
         for other in self._optimizers.values():
             other.state.clear()
-        key = (config.optimizer, config.unfreeze_depth)
+        key = (config.optimizer, config.unfreeze_depth, config.layer_decay < 1)
         if key not in self._optimizers:
             self._optimizers[key] = build_optimizer(config, self.model)
         reset_optimizer(self._optimizers[key], config)
@@ -237,8 +240,7 @@ class Trainer:
 
     def criterion(self, config: TrainConfig) -> Criterion:
         """The loss that the config asks for on these data."""
-        weights_C = class_weights(self._counts_C, config.rebalance)
-        return cross_entropy(torch.tensor(weights_C, dtype=torch.float32, device=self.device), config.label_smoothing)
+        return build_criterion(config, self._counts_C, self.device)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -35,18 +35,18 @@ def failing(graph, inputs):
 def compiler(backend):
     return lambda learner: torch.compile(learner, backend=backend, fullgraph=True)
 
-def trainer(compiler):
+def trainer(compiler, name="test_efficientnet"):
     rng = np.random.default_rng(0)
     labels = np.arange(80) % 3
     source = ArraySource(torch.from_numpy(rng.integers(0, 255, (80, 3, 37, 37)).astype(np.uint8)), labels)
     data = TrainData(
         source=source, labels=labels, train_rows=np.arange(64), val_rows=np.arange(64, 80), classes=("a", "b", "c")
     )
-    arch = dataclasses.replace(resolve_arch("test_efficientnet"), image_size=32)
+    arch = dataclasses.replace(resolve_arch(name), image_size=32)
     return Trainer(arch=arch, weights=None, data=data, device=torch.device("cpu"), seed=0, compiler=compiler)
 
 def losses(trainer, **values):
-    fixed = {"arch": "test_efficientnet", "image_size": 32, "epochs": 1}
+    fixed = {"arch": trainer.arch.timm_name, "image_size": 32, "epochs": 1}
     result = trainer.train(TrainConfig.from_dict(fixed | values), lambda epoch: None)
     return [row["train_loss"] for row in result.history]
 """
@@ -77,6 +77,14 @@ for parts in (1, 2, 4):
         each.prepare(wanted, parts=parts).train_rows_in_order(each.data.train_rows, 0)[0] for each in (compiled, plain)
     )
     same.append(bool((ours == theirs).all()))
+print(json.dumps({"same": all(same), "graphs": len(graphs)}))
+"""
+PATHS = """
+compiled, plain = trainer(compiler(counting), "test_convnext"), trainer(None, "test_convnext")
+same = []
+for drop_path in (0.1, 0.0, 0.5, 0.3):
+    values = {"unfreeze_depth": 2, "batch_size": 16, "lr": 1e-3, "drop_path": drop_path}
+    same.append(losses(compiled, **values) == losses(plain, **values))
 print(json.dumps({"same": all(same), "graphs": len(graphs)}))
 """
 DEPTHS = """
@@ -116,6 +124,11 @@ def test_one_graph_a_depth_serves_all_values_and_changes_no_number() -> None:
 def test_the_graph_of_whole_batches_serves_parts_of_them() -> None:
     found, _ = run(PARTS)
     assert found == {"same": True, "graphs": 1}
+
+
+def test_one_graph_serves_all_rates_of_stochastic_depth() -> None:
+    found, _ = run(PATHS)
+    assert found == {"same": True, "graphs": 2}, "one without it, and one for all rates"
 
 
 def test_more_depths_than_dynamo_keeps_graphs_of_one_function() -> None:

@@ -6,8 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from core.archs import resolve_arch
+from core.backbones import build_classifier
 from core.config import TrainConfig
-from core.optim import build_optimizer, count_plateaus, learning_rate, parameter_groups
+from core.optim import (
+    build_optimizer,
+    count_plateaus,
+    learning_rate,
+    parameter_groups,
+    reset_optimizer,
+    set_rate,
+)
 
 
 def config(**changes: object) -> TrainConfig:
@@ -71,3 +80,28 @@ def test_each_name_is_its_optimizer_and_learns(name: str, kind: type) -> None:
     optimizer.step()
     assert model(torch.ones(1, 3)).item() < before
     assert math.isfinite(before)
+
+
+def test_each_block_learns_slower_than_the_one_after_it() -> None:
+    model = build_classifier(resolve_arch("test_efficientnet"), num_classes=3, weights=None, seed=0)
+    model.set_unfreeze_depth(3)
+    wanted = config(layer_decay=0.5, weight_decay=0.3)
+    optimizer = build_optimizer(wanted, model)
+    reset_optimizer(optimizer, wanted)
+    set_rate(optimizer, wanted, 0.08)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    named = dict(model.backbone.named_parameters())
+    by_block = [sorted({rates[id(named[name])] for name in block if name in named}) for block in model.blocks[-3:]]
+    assert [rate for rates_of_block in by_block for rate in rates_of_block] == pytest.approx([0.01, 0.02, 0.04])
+    assert {rates[id(p)] for p in model.backbone.get_classifier().parameters()} == {0.08}
+    learning = [p for p in model.parameters() if p.requires_grad]
+    assert rates.keys() == {id(p) for p in learning}
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert all(decays[id(p)] == (0.3 if p.ndim > 1 else 0.0) for p in learning)
+
+
+def test_without_layer_decay_the_rate_is_everywhere_the_same_to_the_last_bit() -> None:
+    model = nn.Linear(3, 1)
+    optimizer = build_optimizer(config(), model)
+    set_rate(optimizer, config(), 0.1 / 3)
+    assert [group["lr"] for group in optimizer.param_groups] == 2 * [0.1 / 3]

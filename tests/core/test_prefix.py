@@ -91,6 +91,13 @@ def test_remembering_changes_no_number(arch: Arch, tmp_path: Path, tier: str, de
         assert_same_numbers(train(remembering, **values), train(plain, **values))
 
 
+def test_remembering_changes_no_number_of_an_order_that_repeats_images(arch: Arch) -> None:
+    remembering, plain = make_trainer(arch, Activations([MemoryTier(CPU, GB)])), make_trainer(arch, None)
+    values = {"unfreeze_depth": 2, "loss": "cross_entropy", "sampler": "balanced", "rebalance": 1.0}
+    for _ in range(2):  # the first fills, the second finds
+        assert_same_numbers(train(remembering, **values), train(plain, **values))
+
+
 def test_a_view_passes_the_frozen_part_once(arch: Arch, tmp_path: Path) -> None:
     trainer = make_trainer(arch, Activations([DiskTier(tmp_path, CPU, GB)]))
     for _ in range(3):

@@ -196,6 +196,19 @@ def test_the_prior_is_what_the_model_learned_under_class_weights(trainer: Traine
     assert weighted.min() > plain.min() + 0.05
 
 
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        {"loss": "logit_adjusted", "rebalance": 1.0},
+        {"loss": "focal", "focal_gamma": 2.0},
+        {"loss": "cross_entropy", "sampler": "balanced", "rebalance": 1.0},
+    ],
+)
+def test_every_mechanism_of_rebalancing_learns_colours(trainer: Trainer, mechanism: dict[str, Any]) -> None:
+    result = trainer.train(config(trainer, epochs=6, **mechanism), go_on)
+    assert result.history[result.best_epoch]["val_recall"] > 0.8
+
+
 def test_probabilities_do_not_depend_on_the_batch_size(trainer: Trainer, data: TrainData) -> None:
     trainer.prepare(config(trainer))
     augmenter = Augmenter(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3, seed=0, device=CPU)
@@ -213,11 +226,15 @@ def test_measuring_an_epoch_changes_nothing(trainer: Trainer) -> None:
 
 
 def test_orders_differ_between_trials_and_epochs_and_leave_no_batch_of_one(trainer: Trainer) -> None:
-    rows = np.arange(33)
-    orders = [tuple(epoch_order(rows, config(trainer, trial=trial), epoch)) for trial in range(3) for epoch in range(3)]
+    rows, labels = np.arange(33), np.arange(34) % 3
+    orders = [
+        tuple(epoch_order(rows, labels, config(trainer, trial=trial), epoch))
+        for trial in range(3)
+        for epoch in range(3)
+    ]
     assert len(set(orders)) == 9
     assert {len(order) for order in orders} == {32}
-    assert len(epoch_order(np.arange(34), config(trainer), 0)) == 34
+    assert len(epoch_order(np.arange(34), labels, config(trainer), 0)) == 34
 
 
 def test_derived_seeds_do_not_collide_where_sums_would() -> None:
@@ -237,3 +254,35 @@ def test_a_run_that_cannot_fit_is_told_before_it_takes_the_memory(
     monkeypatch.setattr("core.trainer.memory_in_reach", lambda: 10**6)
     with pytest.raises(MemoryError, match=r"batches of 24 at 32 pixels take about 0\.\d GB of memory, and 0\.0 GB"):
         trainer.train(config(trainer, batch_size=24), go_on)
+
+
+def test_with_layer_decay_early_blocks_move_less_and_the_next_run_has_nothing_of_it(trainer: Trainer) -> None:
+    def moves(**changes: Any) -> list[float]:
+        wanted = config(trainer, epochs=1, optimizer="sgd", lr=1e-3, **changes)
+        run = trainer.prepare(wanted)
+        before = {name: tensor.detach().clone() for name, tensor in trainer.model.backbone.named_parameters()}
+        run.train_epoch(0, lambda images: None)
+        after = {name: tensor.detach() for name, tensor in trainer.model.backbone.named_parameters()}
+        kernels = [next(n for n in block if n in after and after[n].ndim > 1) for block in trainer.model.blocks]
+        return [float((after[name] - before[name]).norm()) for name in kernels]
+
+    plain, layered = moves(), moves(layer_decay=0.5)
+    ratios = [one / other for one, other in zip(layered, plain, strict=True)]
+    assert ratios == sorted(ratios)
+    assert ratios[0] < 0.2
+    assert moves() == plain
+
+
+def test_an_interrupted_run_in_layers_continues_with_the_same_numbers(trainer: Trainer, tmp_path: Path) -> None:
+    wanted = config(trainer, layer_decay=0.7)
+    undisturbed = trainer.train(wanted, go_on)
+
+    def cut(result: EpochResult) -> None:
+        if result.epoch == 1:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        trainer.train(wanted, cut, checkpoint_file=tmp_path / "running")
+    resumed = trainer.train(wanted, go_on, checkpoint_file=tmp_path / "running")
+    assert losses(resumed.history) == losses(undisturbed.history)
+    np.testing.assert_array_equal(resumed.val_probs, undisturbed.val_probs)

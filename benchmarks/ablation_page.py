@@ -1,0 +1,72 @@
+"""Writes docs/ablations.md from what benchmarks.ablation measured: python -m benchmarks.ablation_page.
+
+Every figure comes from benchmarks/results/ablation-*.json; nothing is written by hand.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation_table import markdown
+from benchmarks.reporting import RESULTS
+from core.cli import Parser, run, write
+from core.errors import InputError
+
+PAGE = Path(__file__).parent.parent / "docs" / "ablations.md"
+
+_HEAD = """# Ablations
+
+Written by `python -m benchmarks.ablation_page` from `benchmarks/results/ablation-*.json`; decision 20 has the reasons
+for what is measured. Each change is made alone, to the first trial of a search, at the same number of epochs. Gains are
+points of macro recall on validation, judged as a trial is (`argmax p / prior`, best epoch), paired within seeds; a seed
+draws the split of train and validation, by lesion, and the run. The interval is Student's over seeds. The test part
+stays sealed.
+
+A search draws a change only if its interval lies above 0. Of forty changes that do nothing, one does by chance."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = Parser(prog="python -m benchmarks.ablation_page", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder (default: benchmarks/results)")
+    parser.add_argument("--out", type=Path, default=PAGE, help="default: docs/ablations.md")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Writes the page."""
+    from core.files import read_json
+
+    files = sorted(args.results.glob("ablation-*.json"))
+    if not files:
+        raise InputError(
+            f"`--results` must be a folder with ablation-*.json, but {args.results} has none. "
+            "Write one with benchmarks.ablation."
+        )
+    args.out.write_text(page([read_json(file) for file in files]), encoding="utf-8")
+    write(f"{args.out}: {len(files)} of them")
+    return 0
+
+
+def page(results: Sequence[Mapping[str, Any]]) -> str:
+    """The page of what was measured."""
+    return "\n\n".join([_HEAD, *map(_section, results)]) + "\n"
+
+
+def _section(result: Mapping[str, Any]) -> str:
+    setting, *rows = result["rows"]
+    base = ", ".join(f"{name}={value}" for name, value in setting["base"].items())
+    machine = result["machine"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    return (
+        f"## {setting['arch']} at {setting['image_size']} pixels, {rows[0]['n']} seeds\n\n"
+        f"{setting['epochs']} epochs; training images: {setting['train_images']}, validation images: "
+        f"{setting['val_images']}; data: {setting['data']}; {where}; torch {result['versions']['torch']}; "
+        f"{result['created'][:10]}. Base: {base}.\n\n{markdown(rows)}\n\n`{result['command']}`"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, build_parser()))

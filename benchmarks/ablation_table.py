@@ -1,0 +1,95 @@
+"""What the runs of benchmarks.ablation say of each change: paired gains, their interval, and what it costs.
+
+The interval is Student's, over seeds. A seed draws the split of train and validation, by lesion, and the run, so that
+the differences between seeds hold both kinds of noise: who is in the validation part, and how training went. A
+bootstrap over lesions would hold the first only. With three seeds it is wide; more of them make it narrower.
+
+Legend: S seeds.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.ablation_changes import BASE
+
+LEVEL = 0.95
+
+Row = dict[str, Any]
+
+
+def compare(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Row]:
+    """A row for the base, and one for each change, against the base of the same seeds.
+
+    Args:
+        runs: What was recorded.
+        names: The changes.
+    """
+    whole = {(run["seed"], run["name"]): run for run in runs if not run["reason"]}
+    bases = [run for (_, name), run in whole.items() if name == BASE]
+    rows = [{"name": BASE, "values": {}, "n": len(bases), **_means(bases)}]
+    for name in names:
+        tried = [run for run in runs if run["name"] == name]
+        pairs = [(whole[seed, name], whole[seed, BASE]) for seed, of in whole if of == name and (seed, BASE) in whole]
+        if not tried:
+            continue
+        row: Row = {"name": name, "values": tried[0]["values"], "n": len(pairs), "failed": len(tried) - len(pairs)}
+        if pairs:
+            gains_S = [change["recall"] - base["recall"] for change, base in pairs]
+            low, high = student_interval(gains_S)
+            row |= {
+                **_means([change for change, _ in pairs]),
+                "gain": statistics.mean(gains_S),
+                "gains": gains_S,
+                "low": low,
+                "high": high,
+                "cost": statistics.median(change["elapsed_s"] / base["elapsed_s"] for change, base in pairs),
+            }
+        rows.append(row)
+    return rows
+
+
+def student_interval(values_S: Sequence[float]) -> tuple[float | None, float | None]:
+    """Student's interval of the mean of a few values; None for a single one, of which there is none."""
+    from scipy.stats import t
+
+    if len(values_S) < 2:
+        return None, None
+    half = t.ppf((1 + LEVEL) / 2, len(values_S) - 1) * statistics.stdev(values_S) / math.sqrt(len(values_S))
+    mean = statistics.mean(values_S)
+    return float(mean - half), float(mean + half)
+
+
+def best_change(rows: Sequence[Row]) -> Row | None:
+    """The change with the largest gain."""
+    return max((row for row in rows if "gain" in row), key=lambda row: float(row["gain"]), default=None)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table for people: gains in points of macro recall, the surest first."""
+    base, *changes = rows
+    lines = [
+        "| change | sets | recall | gain, points | 95 % interval | better in | seconds |",
+        "|---|---|---:|---:|---:|---:|---:|",
+        f"| {BASE} | | {base['recall']:.3f} | | | | 1 |",
+    ]
+    for row in sorted(changes, key=lambda row: -float(row.get("gain", -1))):
+        values = ", ".join(f"{name}={value}" for name, value in row["values"].items())
+        if "gain" not in row:
+            lines.append(f"| {row['name']} | {values} | | | | 0 of {row['failed']}, all failed | |")
+            continue
+        between = "" if row["low"] is None else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
+        better = sum(gain > 0 for gain in row["gains"])
+        lines.append(
+            f"| {row['name']} | {values} | {row['recall']:.3f} | {100 * row['gain']:+.1f} | {between} | "
+            f"{better} of {row['n']} | {row['cost']:.2f} × |"
+        )
+    return "\n".join(lines)
+
+
+def _means(runs: Sequence[Mapping[str, Any]]) -> Row:
+    return {
+        name: statistics.mean(run[name] for run in runs) if runs else math.nan
+        for name in ("recall", "recall_argmax", "accuracy", "loss", "elapsed_s")
+    }

@@ -1,0 +1,78 @@
+"""Stochastic depth: while training, residual branches are left out at random, image by image."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import InputError
+
+
+class StochasticDepth(nn.Module):
+    """Leaves a residual branch out for some images of a batch, and scales it for the others (Huang et al. 2016).
+
+    Args:
+        share: Rate of this branch over the network's.
+
+    Attributes:
+        rate: Probability of leaving it out, a tensor without axes. A compiled graph reads it anew at every step, so
+            that all values share one graph. It is a setting and no part of the state dict.
+        active: Whether it does anything. Where not, nothing is drawn: other runs must not notice that it is there.
+    """
+
+    rate: Tensor
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share, self.active = share, False
+        self.register_buffer("rate", torch.zeros(()), persistent=False)
+
+    def set_rate(self, rate: float) -> None:
+        """Sets the network's rate, in place."""
+        self.active = rate > 0
+        self.rate.fill_(rate * self.share)
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """What is left of a branch (B, ...)."""
+        if not (self.training and self.active):
+            return branch
+        drawn = torch.rand(len(branch), *(1,) * (branch.ndim - 1), dtype=torch.float32, device=branch.device)
+        keep = 1 - self.rate
+        return branch * ((drawn < keep) / keep).to(branch.dtype)
+
+
+def insert_stochastic_depth(backbone: nn.Module, shares: Mapping[str, float]) -> None:
+    """Puts it where the architecture has a place for it.
+
+    Args:
+        backbone: Made without it.
+        shares: Rate of each branch over the network's, by the name of its place.
+    """
+    for name, share in shares.items():
+        parent, _, own = name.rpartition(".")
+        setattr(backbone.get_submodule(parent), own, StochasticDepth(share))
+
+
+def set_drop_path(network: nn.Module, rate: float) -> None:
+    """Sets the rate of stochastic depth, in [0, 1), in place.
+
+    Raises:
+        InputError: The network has no branch that timm would leave out.
+    """
+    branches = _branches(network)
+    if rate > 0 and not branches:
+        raise InputError(
+            f"`drop_path` must be 0 for this architecture, of which timm leaves out no residual branches, but got "
+            f"drop_path={rate}. Choose 0, or another architecture."
+        )
+    for branch in branches:
+        branch.set_rate(rate)
+
+
+def drops_paths(network: nn.Module) -> bool:
+    """Whether residual branches are left out while training."""
+    return any(branch.active for branch in _branches(network))
+
+
+def _branches(network: nn.Module) -> list[StochasticDepth]:
+    return [module for module in network.modules() if isinstance(module, StochasticDepth)]

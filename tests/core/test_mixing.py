@@ -1,0 +1,123 @@
+"""Images blended in pairs: with whom, at which shares, and what that leaves alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.activations import Activations, MemoryTier
+from core.config import TrainConfig
+from core.mixing import BatchMix, mix_epoch
+from core.trainer import EpochResult, Trainer
+from tests.fixtures.colours import CPU, colour_config, colour_trainer, go_on, without_times
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    return colour_trainer()
+
+
+class PowerCut(Exception):
+    """Ends a run in the middle of an epoch."""
+
+
+def config(**changes: Any) -> TrainConfig:
+    values = {"arch": "a", "image_size": 32, "lr": 0.1, "batch_size": 4, "mixup": 0.4}
+    return TrainConfig.from_dict(values | changes)
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.floats(0.05, 10), st.integers(0, 3))
+def test_each_image_is_blended_with_one_of_its_batch_and_stays_itself_for_the_most_part(
+    count: int, batch_size: int, mixup: float, epoch: int
+) -> None:
+    mix = mix_epoch(count, config(batch_size=batch_size, mixup=mixup), epoch)
+    assert mix is not None
+    assert sorted(mix.partners) == list(range(count))
+    assert (mix.partners // batch_size == np.arange(count) // batch_size).all()
+    assert ((mix.shares >= 0.5) & (mix.shares <= 1)).all()
+    for start in range(0, count, batch_size):
+        assert len(set(mix.shares[start : start + batch_size])) == 1
+
+
+def test_who_is_blended_is_a_function_of_seed_trial_and_epoch() -> None:
+    def partners(epoch: int = 0, **changes: Any) -> tuple[int, ...]:
+        mix = mix_epoch(40, config(**changes), epoch)
+        assert mix is not None
+        return tuple(mix.partners)
+
+    assert partners() == partners()
+    assert len({partners(), partners(1), partners(seed=1), partners(trial=1)}) == 4
+    assert mix_epoch(40, config(mixup=0.0), 0) is None
+
+
+def test_inputs_and_losses_are_blended_in_the_same_shares() -> None:
+    mix = BatchMix(torch.tensor([1, 0, 2]), 0.75)
+    torch.testing.assert_close(mix.inputs(torch.tensor([[0.0], [4.0], [8.0]])), torch.tensor([[1.0], [3.0], [8.0]]))
+    logits, labels = torch.randn(3, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
+    targets = 0.75 * torch.eye(3) + 0.25 * torch.eye(3)[[1, 0, 2]]
+    torch.testing.assert_close(mix.loss(F.cross_entropy, logits, labels), F.cross_entropy(logits, targets))
+
+
+def test_a_blended_image_counts_in_the_prior_as_its_parts_do() -> None:
+    mix = mix_epoch(8, config(), 0)
+    assert mix is not None
+    weights = np.arange(8.0)
+    expected = [
+        share * weights[n] + (1 - share) * weights[p]
+        for n, (p, share) in enumerate(zip(mix.partners, mix.shares, strict=True))
+    ]
+    np.testing.assert_allclose(mix.blend(weights), expected)
+
+
+@pytest.mark.parametrize("depth", [0, 2, 5])
+def test_training_fits_blended_images_less_and_still_learns(trainer: Trainer, depth: int) -> None:
+    wanted = colour_config(trainer, epochs=6, unfreeze_depth=depth, lr=1e-2)
+    plain = trainer.train(wanted, go_on)
+    mixed = trainer.train(colour_config(trainer, epochs=6, unfreeze_depth=depth, lr=1e-2, mixup=1.0), go_on)
+    assert mixed.history[-1]["train_loss"] > plain.history[-1]["train_loss"]
+    assert mixed.history[-1]["val_loss"] < mixed.history[0]["val_loss"]
+    assert without_times(trainer.train(wanted, go_on).history) == without_times(plain.history)
+
+
+def test_what_is_remembered_is_not_blended() -> None:
+    remembering, plain = colour_trainer(activations=Activations([MemoryTier(CPU, 10**9)])), colour_trainer()
+    expected = plain.train(colour_config(plain, unfreeze_depth=2), go_on)
+    blended = plain.train(colour_config(plain, unfreeze_depth=2, mixup=0.4), go_on)
+    for _ in range(2):  # the first fills, the second finds
+        ours = remembering.train(colour_config(plain, unfreeze_depth=2, mixup=0.4), go_on)
+        assert without_times(ours.history) == without_times(blended.history)
+    assert remembering.prefix.held > 0
+    ours = remembering.train(colour_config(plain, unfreeze_depth=2), go_on)
+    assert without_times(ours.history) == without_times(expected.history)
+
+
+def test_an_interrupted_run_blends_the_same_images(trainer: Trainer, tmp_path: Path) -> None:
+    wanted = colour_config(trainer, mixup=0.4, rebalance=0.5)
+    undisturbed = trainer.train(wanted, go_on)
+
+    def cut(result: EpochResult) -> None:
+        if result.epoch == 1:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        trainer.train(wanted, cut, checkpoint_file=tmp_path / "running")
+    resumed = trainer.train(wanted, go_on, checkpoint_file=tmp_path / "running")
+    assert without_times(resumed.history) == without_times(undisturbed.history)
+
+
+def test_blended_batches_are_never_computed_in_parts() -> None:
+    trainer = colour_trainer("test_convnext")
+
+    def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if torch.is_grad_enabled() and len(inputs[0]) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    trainer.model.backbone.get_submodule(trainer.model.head_name).register_forward_pre_hook(refuse)
+    trainer.train(colour_config(trainer, epochs=1), go_on)
+    with pytest.raises(torch.OutOfMemoryError, match=r"allocate 2\.00 GiB"):
+        trainer.train(colour_config(trainer, epochs=1, mixup=0.4), go_on)
