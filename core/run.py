@@ -170,12 +170,18 @@ class Run:
             train=evaluate(self.labels[order], probs_NC, prior_C),
             val=evaluate(self.labels[self.val_rows], val_probs_NC, prior_C),
         )
+        self.keep_if_best(result, val_probs_NC, prior_C)
+        return result
+
+    def keep_if_best(
+        self, result: EpochResult, val_probs_NC: npt.NDArray[np.float32], prior_C: npt.NDArray[np.float64]
+    ) -> None:
+        """Keeps the model as it is now, if no epoch before was better."""
         best = max((row["val_recall"] for row in self.state.history), default=-1.0)
         if result.val.recall > best:
-            self.state.best_epoch = epoch
+            self.state.best_epoch = result.epoch
             self.state.best_model = {name: t.detach().cpu().clone() for name, t in self.model.state_dict().items()}
             self.state.best_tensors = {"val_probs": torch.from_numpy(val_probs_NC), "prior": torch.from_numpy(prior_C)}
-        return result
 
     def train_rows_in_order(
         self, order: Rows, epoch: int, on_step: Callable[[int], None] = lambda images: None
