@@ -9,6 +9,7 @@
         STUDY/trial-0012/            config.json, history.csv, val_probs.npy, model.safetensors, complete.json
         STUDY/running/               checkpoints of trials under way, who runs them, and which workers there are
         STUDY/set-aside/             folders of trials that are not whole
+        STUDY/confirmed/             trials that were trained again over folds: core.confirmed_folder
 
 A trial's folder is written aside and renamed, and `complete.json` lies in it last: a folder with it is whole, one
 without it never counts. Files are JSON, CSV, safetensors and npy without objects: reading a folder from a colleague

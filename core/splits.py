@@ -4,6 +4,7 @@ Legend: N rows, G groups, C classes.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -42,6 +43,11 @@ class Split:
     seed: int
     left_out: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
+    @property
+    def unsealed(self) -> IntArray:
+        """The rows of train and val, sorted."""
+        return np.sort(np.concatenate([self.train, self.val]))
+
 
 def split_manifest(manifest: Manifest, *, seed: int = 0) -> Split:
     """Splits 70/15/15 by group, within each class as near to it as whole groups allow; official parts stay as they are.
@@ -64,11 +70,11 @@ def split_manifest(manifest: Manifest, *, seed: int = 0) -> Split:
     counts_GC, drawn = given.counts_GC, given.drawn
     test_G, val_G, pool_G = given.test_G, given.val_G, ~(given.test_G | given.val_G)
     _refuse_small_classes(manifest, given)
-    names_G = _names(manifest, given.group_of_N)
+    names_G = name_groups(manifest.sha256, given.group_of_N)
     if "test" in drawn:
-        test_G = _draw(counts_GC, pool_G, _order(names_G, _TEST_SALT), share=TEST_SHARE, leave=len(drawn))
+        test_G = _draw(counts_GC, pool_G, order_groups(names_G, _TEST_SALT), share=TEST_SHARE, leave=len(drawn))
     if "val" in drawn:
-        val_G = _draw(counts_GC, pool_G & ~test_G, _order(names_G, f"val {seed}"), share=VAL_SHARE, leave=1)
+        val_G = _draw(counts_GC, pool_G & ~test_G, order_groups(names_G, f"val {seed}"), share=VAL_SHARE, leave=1)
     part_of_N = np.where(test_G, 2, np.where(val_G, 1, 0))[given.group_of_N]
     part_of_N[given.left_out_N] = 3
     train, val, test, left_out = (np.flatnonzero(part_of_N == part) for part in range(4))
@@ -209,15 +215,15 @@ def _spares(counts_C: IntArray, left_C: IntArray, leave: int) -> bool:
     return bool(np.all(left_C[counts_C > 0] > leave))
 
 
-def _names(manifest: Manifest, group_of_N: IntArray) -> list[str]:
+def name_groups(sha256_N: Sequence[str], group_of_N: IntArray) -> list[str]:
     """A name for each group that depends on nothing but its images: the smallest of their hashes."""
     names = ["~"] * (int(group_of_N.max()) + 1)  # above every hexadecimal digit
-    for group, sha256 in zip(group_of_N.tolist(), manifest.sha256, strict=True):
+    for group, sha256 in zip(group_of_N.tolist(), sha256_N, strict=True):
         names[group] = min(names[group], sha256)
     return names
 
 
-def _order(names_G: list[str], salt: str) -> IntArray:
+def order_groups(names_G: list[str], salt: str) -> IntArray:
     """A random order of the groups: the same for the same names and salt on every machine and version of numpy."""
     keys = [hashlib.sha256(f"{salt} {name}".encode()).digest() for name in names_G]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from core.confirmed_folder import ConfirmedFolder
 from core.errors import InputError
 from core.files import read_csv, read_json, write_array, write_csv, write_json, write_tensors, written_aside
 from core.shapes import find_misfit
@@ -103,6 +104,11 @@ class StudyFolder:
     def running(self) -> Path:
         """Where everything lies that is of use only while trials run."""
         return self.root / "running"
+
+    @property
+    def confirmed(self) -> ConfirmedFolder:
+        """What training its best trials again over folds has given."""
+        return ConfirmedFolder(self.root / "confirmed")
 
     def checkpoint_file(self, number: int, generation: int) -> Path:
         """Where an owner of a running trial keeps its resumable state; each has a file of its own."""

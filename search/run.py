@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from core.cli import Parser, natural_int, positive_int, run, seconds
 from core.dataspec import add_data_arguments, read_data_arguments
 from search.place import add_storage_argument
+from search.resources import add_resource_arguments, read_resource_arguments, refuse_unknown
 
 # torch, timm and optuna take seconds to import and --help must not: they come after the parsing.
 if TYPE_CHECKING:
@@ -68,16 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pruner", default="percentile", help="percentile, median, hyperband or none (default: percentile)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument(
-        "--source", default="auto", help="where pixels come from: auto, resident, ffcv or torch (default: auto)"
-    )
-    parser.add_argument(
-        "--memory", default="40%", help="of the device, for pixels and activations: a size or a share (default: 40%%)"
-    )
-    parser.add_argument(
-        "--disk", help="for remembered activations: a size, a share or 0 (default: 40%% of what is free, at most 50GB)"
-    )
+    add_resource_arguments(parser)
     parser.add_argument(
         "--views",
         type=positive_int,
@@ -131,17 +123,14 @@ def main(args: argparse.Namespace) -> int:
 
 def read_settings(args: argparse.Namespace) -> "Settings":
     """Checks what needs no data, so that a wrong word is refused at once."""
-    from core.budget import DISK, Budget
-    from core.device import resolve_device
     from core.errors import InputError
-    from core.loaders import KINDS
     from core.mirror import open_studies
     from search.samplers import PRUNERS, SAMPLERS
     from search.setup import Settings
 
-    for name, choices in (("sampler", SAMPLERS), ("pruner", PRUNERS), ("source", KINDS)):
-        if (value := getattr(args, name)) not in choices:
-            raise InputError(f"`--{name}` must be one of {', '.join(choices)}, but got --{name}={value}. Choose one.")
+    refuse_unknown("sampler", args.sampler, SAMPLERS)
+    refuse_unknown("pruner", args.pruner, PRUNERS)
+    resources = read_resource_arguments(args)
     if args.retrain is not None and args.search_size is None:
         raise InputError(
             f"`--retrain` must come with --search-size, but got --retrain {args.retrain} alone. Leave it out, or say "
@@ -178,11 +167,11 @@ def read_settings(args: argparse.Namespace) -> "Settings":
         seed=args.seed,
         sampler=args.sampler,
         pruner=args.pruner,
-        device=resolve_device(args.device),
-        source=args.source,
+        device=resources.device,
+        source=resources.source,
         patience=args.patience,
-        memory=Budget.parse("--memory", args.memory),
-        disk=DISK if args.disk is None else Budget.parse("--disk", args.disk),
+        memory=resources.memory,
+        disk=resources.disk,
         views=args.views or args.epochs,
         workers=args.workers,
         backend=args.backend or "loky",

@@ -15,8 +15,10 @@ from core.durations import in_words
 from core.errors import counted
 from core.files import LEFTOVER_S, remove_leftovers
 from core.trainer import Trainer
+from search.choosing import Verdict, judge_search
 from search.console import Console
 from search.crew import Crew
+from search.identity import lesion_names
 from search.loop import SearchFailedError, count_finished
 from search.pictures import Pictures
 from search.setup import Setup
@@ -57,6 +59,7 @@ class Session:
         self.deadline = deadline
         self.asked, self.last = asked or f"--trials {goal.n_trials}", last
         self.names = tuple(setup.space.distributions)
+        self.verdict: Verdict | None = None
 
     def run(self) -> int:
         """Runs what is missing; returns the exit status."""
@@ -188,18 +191,26 @@ class Session:
         )
 
     def write_summary(self) -> None:
-        """Writes what the study holds by now, for the report."""
-        records = self.setup.folder.read_trials()
-        self.setup.folder.write_summary(summarise(self.study, records, list(self.names)))
+        """Writes what the study holds by now and how far its ranking can be believed, for the report."""
+        setup, records = self.setup, self.setup.folder.read_trials()
+        manifest, val = setup.manifest, setup.split.val
+        lesions = lesion_names(manifest)
+        groups = [lesions[row] for row in val]
+        self.verdict = judge_search(rank(records), manifest.labels[val], groups, len(manifest.classes))
+        setup.folder.write_summary(summarise(self.study, records, list(self.names), self.verdict))
 
     def show_end(self) -> None:
-        """The best trials, and the two commands to type next."""
+        """The best trials, and the commands to type next."""
         setup, settings = self.setup, self.setup.settings
         if records := setup.folder.read_trials():
             write(
                 f"\nBest trials of {setup.folder.name}, by macro recall on {len(setup.split.val):,} validation images:"
             )
-            write(table(records, list(self.names)))
+            write(table(records, list(self.names), self.verdict))
+        if self.verdict is not None:
+            write(self.verdict.explain_ties())
+            if optimism := self.verdict.explain_optimism():
+                write(optimism)
         if not self.last:
             return
         write("\nNext:")
@@ -207,6 +218,8 @@ class Session:
         folder = settings.studies.artifacts
         dashboard = ["optuna-dashboard", storage, "--artifact-dir", str(folder), "--host", "127.0.0.1"]
         write(f"  {shlex.join(dashboard)}")
+        if "://" not in settings.studies.place:  # which search.confirm refuses
+            write(f"  python -m search.confirm {shlex.quote(settings.studies.place)}")
         write(f"  python -m ensemble.build {shlex.quote(settings.studies.place)}")
 
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from core.activations import open_activations
 from core.archs import Arch, resolve_arch
 from core.artifacts import StudiesFolder, StudyFolder
 from core.backbones import build_classifier
@@ -21,11 +19,8 @@ from core.config import TrainConfig
 from core.datasets import load_manifest
 from core.dataspec import DataSpec
 from core.demo import VERSION, write_demo
-from core.device import free_memory
-from core.disk_tier import room_for_activations
 from core.errors import InputError
 from core.learners import compiler_for
-from core.loaders import open_source
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.shapes import find_misfit
@@ -33,6 +28,7 @@ from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
 from core.weights import Weights, resolve_weights
 from search.leases import Leases
+from search.resources import Resources
 from search.space import Space, build_space
 from search.storage import open_leases
 
@@ -67,6 +63,11 @@ class Settings:
     backend: str
     scheduler: str
     grace_s: float
+
+    @property
+    def resources(self) -> Resources:
+        """Where to compute, and what may be used."""
+        return Resources(device=self.device, source=self.source, memory=self.memory, disk=self.disk)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,27 +143,17 @@ class Setup:
 
     def open_trainer(self) -> Trainer:
         """Decodes or opens the pixels and builds the model. The test rows' pixels stay closed."""
-        rows = np.concatenate([self.split.train, self.split.val])
-        settings, device = self.settings, self.settings.device
-        memory, folder = settings.memory.of(free_memory(device)), cache_folder("activations")
-        disk = settings.disk.of(room_for_activations(folder))
-        source = open_source(
-            self.manifest,
-            image_size=self.arch.image_size,
-            rows=np.sort(rows),
-            device=device,
-            kind=settings.source,
-            memory=memory,
-        )
+        settings = self.settings
+        source, activations = settings.resources.open(self.manifest, self.arch, self.split.unsealed)
         return Trainer(
             arch=self.arch,
             weights=self.weights,
             data=TrainData.of(self.manifest, self.split, source),
-            device=device,
+            device=settings.device,
             seed=settings.seed,
-            activations=open_activations(device=device, memory=max(0, memory - source.held), disk=disk, folder=folder),
+            activations=activations,
             checkpoint_share=CHECKPOINT_SHARE,
-            compiler=compiler_for(device),
+            compiler=compiler_for(settings.device),
         )
 
 

@@ -8,6 +8,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from core.artifacts import TrialRecord
+from search.choosing import Verdict
 
 TABLE_ROWS = 5
 # Shares of variance from fewer trials are noise; fANOVA itself needs two.
@@ -22,13 +23,16 @@ def rank(records: list[TrialRecord]) -> list[TrialRecord]:
     return sorted(complete, key=lambda record: (-record.recall, record.number))
 
 
-def summarise(study: optuna.Study, records: list[TrialRecord], names: list[str]) -> dict[str, Any]:
+def summarise(
+    study: optuna.Study, records: list[TrialRecord], names: list[str], verdict: Verdict | None
+) -> dict[str, Any]:
     """What `summary.json` says.
 
     Args:
         study: The study.
         records: Its finished trials.
         names: The parameters that it searches.
+        verdict: What the ranking is worth; None without complete trials.
     """
     trials = study.get_trials(deepcopy=False)
     counts = {
@@ -47,6 +51,8 @@ def summarise(study: optuna.Study, records: list[TrialRecord], names: list[str])
     return {
         "trials": {"complete": counts["complete"], "pruned": counts["pruned"], "failed": counts["fail"]},
         "best": best,
+        "tied": [] if verdict is None else list(verdict.tied),
+        "optimism": None if verdict is None else verdict.optimism_to_dict(),
         "importance": _importance(study, trials, names),
         "slices": {name: [[record.config[name], record.recall] for record in rank(records)] for name in names},
         "elapsed_s": sum(record.elapsed_s for record in records),
@@ -62,24 +68,28 @@ def _importance(study: optuna.Study, trials: list[FrozenTrial], names: list[str]
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=varying)
 
 
-def table(records: list[TrialRecord], names: list[str]) -> str:
-    """The best trials with their intervals, as fixed-width text."""
-    header = ["trial", "recall", "95 % interval", "argmax", "epoch", *names]
+def table(records: list[TrialRecord], names: list[str], verdict: Verdict | None) -> str:
+    """The best trials with their intervals, and which of them are tied, as fixed-width text."""
+    header = ["trial", "recall", "95 % interval", "", "argmax", "epoch", *names]
     rows = [
         [
             str(record.number),
             f"{record.recall:.3f}",
             f"{record.recall_interval[0]:.3f} to {record.recall_interval[1]:.3f}",
+            "" if verdict is None else verdict.mark(record.number),
             f"{record.recall_argmax:.3f}",
             str(record.best_epoch + 1),
             *(format_value(record.config[name]) for name in names),
         ]
         for record in rank(records)[:TABLE_ROWS]
     ]
-    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *rows]
-    )
+    return in_columns([header, *rows])
+
+
+def in_columns(lines: list[list[str]]) -> str:
+    """Lines of equally many cells as fixed-width text."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def format_value(value: Any) -> str:

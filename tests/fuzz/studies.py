@@ -17,6 +17,8 @@ from core.archs import Arch
 from core.artifacts import StudiesFolder, TrialRecord
 from core.checkpoint import RunState, load_checkpoint, save_checkpoint
 from core.config import TrainConfig
+from core.confirmed import ConfirmedRun, ConfirmedTrial
+from core.confirmed_folder import ConfirmedFolder
 from core.errors import InputError
 from core.files import read_tensors
 from core.npy import NpyError, read_npy
@@ -136,6 +138,21 @@ def _run() -> _Run:
     return _Run()
 
 
+def _confirm(folder: ConfirmedFolder, probs_NC: np.ndarray) -> None:
+    """Its trial, confirmed over two folds, of which one run is left."""
+    folder.write_folds([{"image": f"{n}.jpg", "label": "nv", "group": str(n), "fold": str(n % 2)} for n in range(_N)])
+    folder.write_summary({"folds": 2, "trials": []})
+    common = {"config": _CONFIG.to_dict(), "epochs": 2, "elapsed_s": 3.5}
+    run = ConfirmedRun(folder=folder.run_folder(0, 1, 0), prior=(0.3, 0.3, 0.4), **common)
+    folder.write_run(run, probs_NC[::2], None)
+    recalls = {"recall": 0.9, "recall_interval": (0.8, 1.0), "recall_argmax": 0.8}
+    priors = ((0.3, 0.3, 0.4), (0.2, 0.4, 0.4))
+    trial = ConfirmedTrial(
+        number=0, folder=folder.trial_folder(0), folds=2, seeds=1, priors=priors, **recalls, **common
+    )
+    folder.write_trial(trial, probs_NC)
+
+
 @cache
 def _originals() -> dict[str, bytes]:
     """A whole studies folder, as its files' contents."""
@@ -155,6 +172,7 @@ def _originals() -> dict[str, bytes]:
             "elapsed_s": 3.5,
         }
     )
+    _confirm(study.confirmed, probs_NC)
     _spec().write(root / "ensemble")
     _run().save(root / _CHECKPOINT)
     for name, save in zip(_WEIGHTS, (save_file, torch.save, partial(torch.save, **_OLD)), strict=True):
@@ -191,6 +209,10 @@ def _readers(root: Path) -> Iterator[Callable[[], object]]:
     yield study.read_split
     yield study.read_summary
     yield lambda: [(trial.history(), trial.val_probs()) for trial in study.read_trials()]
+    yield study.confirmed.read_folds
+    yield study.confirmed.read_summary
+    yield lambda: [trial.oof_probs() for trial in study.confirmed.read_trials()]
+    yield lambda: [run.probs() for run in [study.confirmed.read_run(0, 1, 0)] if run is not None]
     yield lambda: _tell(studies)
     yield lambda: find_test(read_studies(studies)[0])
     yield lambda: EnsembleSpec.read(root / "ensemble")

@@ -47,6 +47,8 @@ def test_a_search_leaves_a_whole_study(searched: Path) -> None:
     assert files == {"config.json", "history.csv", "val_probs.npy", "complete.json", "model.safetensors"}
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
+    assert summary["tied"][0] == summary["best"][0]["number"]
+    assert summary["optimism"]["trials"] == 2
     study = json.loads((folder / "study.json").read_text())
     assert study["demo"] is True
     assert study["weights"]["spec"] == "none"
@@ -59,6 +61,9 @@ def test_asking_again_for_what_is_there_says_so_and_ends_well(
     assert search(*SMALL, "--data", images, "--studies", searched, "--trials", 2, "--epochs", 2) == 0
     output = capsys.readouterr().out
     assert "demo-test_efficientnet holds 2 finished trials, so --trials 2 asks for no more." in output
+    assert re.search(r"^ +\d +0\.\d{3} +0\.\d{3} to 0\.\d{3} +best +0\.", output, re.MULTILINE)
+    assert "Having been chosen out of 2 makes the recall of trial" in output
+    assert f"python -m search.confirm {searched}" in output
     assert f"python -m ensemble.build {searched}" in output
     assert f"optuna-dashboard {searched}/journal.log --artifact-dir {searched}/artifacts" in output
 

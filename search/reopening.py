@@ -1,0 +1,169 @@
+"""A study that was searched before, with its data, as a command needs it that trains its trials again."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.archs import Arch, resolve_arch
+from core.artifacts import StudiesFolder, StudyFolder
+from core.dataspec import DataSpec
+from core.errors import InputError, counted
+from core.manifest import Manifest
+from core.shapes import find_misfit
+from core.splits import Split, split_manifest
+from core.weights import Weights, resolve_weights
+from search.identity import split_rows
+
+_STUDY = {
+    "arch": {"name": str, "timm_name": str, "image_size": int},
+    "data": {"root": str, "fingerprint": str},
+    "split": {"seed": int},
+    "weights": {"hash": str, "spec": str},
+    "demo": bool,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reopened:
+    """A study that was searched before.
+
+    Attributes:
+        folder: Where it lies.
+        arch: The backbone, with the image size of its trials.
+        manifest: All rows.
+        split: Their parts, as `split.csv` has them.
+        rows: Those of `split.csv`, in the manifest's order.
+        weights: First weights of its trials.
+    """
+
+    folder: StudyFolder
+    arch: Arch
+    manifest: Manifest
+    split: Split
+    rows: list[dict[str, str]]
+    weights: Weights
+
+
+def choose_studies(studies: StudiesFolder, names: Sequence[str]) -> list[StudyFolder]:
+    """The studies that were named; without names all that stand for themselves, demo ones only if there are no others.
+
+    Raises:
+        InputError: There is no such study, or none at all.
+    """
+    there = {folder.name: folder for folder in studies.read_studies()}
+    if not there:
+        raise InputError(
+            f"`studies` must be a folder that search.run wrote to, but {studies.root} holds no study. Run "
+            "`python -m search.run` first, or give the folder that its --studies named."
+        )
+    if unknown := [name for name in names if name not in there]:
+        raise InputError(
+            f"`--study` must be one of {', '.join(there)}, but got --study {unknown[0]}. Choose one of them."
+        )
+    if names:
+        return [there[name] for name in dict.fromkeys(names)]
+    # What searched on small images only found the trials of another study.
+    infos = {name: read_info(folder) for name, folder in there.items()}
+    own = [name for name, info in infos.items() if not info.get("serves")]
+    real = [name for name in own if not infos[name]["demo"]]
+    if not own:
+        raise InputError(
+            f"`studies` must hold trials of the full image size, but {studies.root} holds only {', '.join(there)}, "
+            "whose best are still to be trained at it. Let the search go on, or name one with --study."
+        )
+    return [there[name] for name in real or own]
+
+
+def reopen(
+    folder: StudyFolder, studies: StudiesFolder, places: Sequence[Path], load: Callable[[DataSpec], Manifest]
+) -> Reopened:
+    """Finds a study's data and first weights, and holds them to what it was started with.
+
+    Args:
+        folder: The study.
+        studies: Where first weights lie.
+        places: Where the data are now, in the order in which the search was given them; none if they haven't moved.
+        load: Recognises data; studies may share them.
+
+    Raises:
+        InputError: Data or weights are not there, or not the same.
+    """
+    info = read_info(folder)
+    arch = resolve_arch(info["arch"]["name"])
+    if arch.timm_name != info["arch"]["timm_name"]:
+        raise _damaged(folder, f"{arch.name} is {arch.timm_name} and not {info['arch']['timm_name']}")
+    manifest = load(_find_data(folder, info["data"], places))
+    if manifest.fingerprint != info["data"]["fingerprint"]:
+        raise InputError(
+            f"The images, labels and lesions in {manifest.where} must be those that {folder.name} was searched on, but "
+            "they have changed. Restore them, give the right place with --data, or search again with --study NAME."
+        )
+    split = split_manifest(manifest, seed=info["split"]["seed"])
+    rows, before = split_rows(manifest, split), folder.read_split()
+    if rows != before:
+        # Views and batches hang on the places of rows, and the parts decide what is sealed.
+        differing = sum(a != b for a, b in zip(rows, before, strict=False)) + abs(len(rows) - len(before))
+        raise InputError(
+            f"The images of {folder.name} must have the names, the order and the parts that its split.csv lists, but "
+            f"{counted(differing, 'row')} of it differ. Put them where they lay, or search again with --study NAME."
+        )
+    return Reopened(
+        folder=folder,
+        arch=dataclasses.replace(arch, image_size=info["arch"]["image_size"]),
+        manifest=manifest,
+        split=split,
+        rows=rows,
+        weights=_find_weights(folder, studies, info["weights"], arch),
+    )
+
+
+def read_info(folder: StudyFolder) -> dict[str, Any]:
+    """What `study.json` says.
+
+    Raises:
+        InputError: It lacks what is needed to train the study's trials again.
+    """
+    info = folder.read_study()
+    if misfit := find_misfit(info, _STUDY):
+        raise _damaged(folder, misfit)
+    return info
+
+
+def _find_data(folder: StudyFolder, data: dict[str, Any], places: Sequence[Path]) -> DataSpec:
+    """Where the study's data are; `places` take the place of its own."""
+    try:
+        spec = DataSpec.from_dict({"places": [data["root"]], "columns": {}, **data})
+    except (KeyError, TypeError) as error:
+        raise _damaged(folder, str(error)) from error
+    if places and len(places) != len(spec.places):
+        raise InputError(
+            f"`--data` must be given {len(spec.places)} times, as for the search of {folder.name}, but was given "
+            f"{len(places)} times. Give them in the same order."
+        )
+    if places:
+        spec = dataclasses.replace(spec, places=tuple(places))
+    if gone := [place for place in spec.places if not place.exists()]:
+        raise InputError(
+            f"The data of {folder.name} must exist, but {gone[0]} does not. Say with --data where it is now."
+        )
+    return spec
+
+
+def _find_weights(folder: StudyFolder, studies: StudiesFolder, stored: dict[str, Any], arch: Arch) -> Weights:
+    """The first weights that the study has kept."""
+    if stored["spec"] == "none":
+        return resolve_weights("none", arch)
+    file = studies.weights_file(stored["hash"])
+    if not file.is_file():
+        raise InputError(f"The first weights of {folder.name} must be in {file}, but are not there. Restore them.")
+    weights = Weights.load(file)
+    if weights.hash != stored["hash"]:
+        raise InputError(f"{file} must hold the first weights of {folder.name}, but holds others. Restore them.")
+    return weights
+
+
+def _damaged(folder: StudyFolder, reason: str) -> InputError:
+    path = folder.root / "study.json"
+    return InputError(f"{path} must describe a study, but it is damaged: {reason}. Restore it.")
