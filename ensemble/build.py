@@ -12,31 +12,25 @@ import argparse
 import dataclasses
 import re
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli
-from core.errors import InputError
+from core.errors import InputError, shorten
 from core.versions import installed_versions
 
 # torch, scikit-learn and matplotlib take seconds to import and --help must not: they are imported inside functions.
 if TYPE_CHECKING:
     from ensemble.evaluation import Evaluation
+    from ensemble.fitting import Fit
     from ensemble.inference import ImageSet
     from ensemble.members import Selection
     from ensemble.parts import Part
     from ensemble.spec import EnsembleSpec
     from ensemble.tables import Report
-
-# What earlier builds wrote, killed ones included, which leave what they were writing aside.
-_OWN_FILE = r"(ensemble\.json|metrics\.json|predictions\.csv|report\.html|report\.md)"
-_OWN = re.compile(rf"{_OWN_FILE}|\.{_OWN_FILE}\.[0-9a-f]{{12}}\.tmp|members|members/[^/]+-\d{{4,}}\.safetensors")
-_OTHERS_MAY_BE_WRITING_S = 3600.0  # copying the members takes seconds
 
 
 def build(args: argparse.Namespace, command: str) -> int:
@@ -48,7 +42,9 @@ def build(args: argparse.Namespace, command: str) -> int:
     """
     from core.device import resolve_device
     from core.mirror import open_studies
-    from ensemble.evaluation import evaluate
+    from ensemble.evaluation import Blend, evaluate
+    from ensemble.fitting import fit_members
+    from ensemble.folder import check_replaceable, write_ensemble
     from ensemble.inference import assemble
     from ensemble.members import choose_members, read_studies
     from ensemble.parts import read_validation
@@ -58,17 +54,20 @@ def build(args: argparse.Namespace, command: str) -> int:
     resolve_device(args.device)
     studies = open_studies(args.studies, with_models=True)
     selection = choose_members(read_studies(studies, args.study), top_k=args.top_k, archs=args.archs)
-    _check_replaceable(studies.ensemble)
+    check_replaceable(studies.ensemble)
     _announce(selection)
-    spec = _describe(selection, command)
     val_part, val_probs_MNC = read_validation(selection.members)
-    report = _prepare_report(spec, selection, evaluate(val_probs_MNC, spec, val_part))
+    fit = fit_members(selection.members, val_part, val_probs_MNC, tau=args.tau)
+    _announce_fit(fit)
+    spec = _describe(selection, fit, command)
+    validation = evaluate(val_probs_MNC, spec, val_part, Blend(fit.raw_NC, fit.probs_NC))
+    report = _prepare_report(spec, selection, validation)
     rehearse(report)
     with ExitStack() as stack:
         opened = None if args.no_test else _open_test(args, selection, spec, stack)
         weights = [member.trial.model_file for member in selection.members]
         ensemble = assemble(spec, weights, device=args.device)
-        _write_ensemble(studies.ensemble, spec, weights)
+        write_ensemble(studies.ensemble, spec, weights)
         studies.publish(studies.ensemble)
         if opened is not None:
             images, part = opened
@@ -90,19 +89,6 @@ def _check_arguments(args: argparse.Namespace) -> None:
             )
 
 
-def _check_replaceable(folder: Path) -> None:
-    """A rebuild replaces the folder, so nobody else's files may be in it."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        kind = "a link" if folder.is_symlink() else "a file"
-        raise InputError(f"{folder} must be a folder of its own, because it is replaced, but is {kind}. Move it away.")
-    inside = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    if strangers := sorted(name for name in inside if not _OWN.fullmatch(name)):
-        raise InputError(
-            f"{folder} must hold only what ensemble.build wrote, because it is replaced, but it holds {strangers[0]}. "
-            "Move that elsewhere."
-        )
-
-
 def _announce(selection: Selection) -> None:
     for member in selection.members:
         low, high = member.trial.recall_interval
@@ -112,14 +98,21 @@ def _announce(selection: Selection) -> None:
         cli.write(f"left out  {name}: {reason}")
 
 
-def _describe(selection: Selection, command: str) -> EnsembleSpec:
+def _announce_fit(fit: Fit) -> None:
+    for step in fit.steps:
+        low, high = step.interval
+        recall = f"{step.recall:.1%} ({low:.1%} to {high:.1%})"
+        cli.write(f"fitted    {step.name}, {step.value}: validation recall out of fold {recall}, NLL {step.nll:.3f}")
+
+
+def _describe(selection: Selection, fit: Fit, command: str) -> EnsembleSpec:
     """What will stand in `ensemble.json`."""
     from core.archs import Arch
     from ensemble.spec import MEMBERS_FOLDER, EnsembleSpec, MemberSpec
 
     info = selection.members[0].study.info
     members = []
-    for member in selection.members:
+    for member, weight in zip(selection.members, fit.weights_M.tolist(), strict=True):
         arch, study, trial = member.study.info["arch"], member.study.folder.name, member.trial
         members.append(
             MemberSpec(
@@ -127,7 +120,7 @@ def _describe(selection: Selection, command: str) -> EnsembleSpec:
                 trial=trial.number,
                 arch=Arch(**{**arch, "mean": tuple(arch["mean"]), "std": tuple(arch["std"])}),
                 file=f"{MEMBERS_FOLDER}/{study}-{trial.number:04d}.safetensors",
-                weight=1 / len(selection.members),
+                weight=weight,
                 prior=trial.prior,
                 recall=trial.recall,
                 recall_interval=trial.recall_interval,
@@ -145,6 +138,8 @@ def _describe(selection: Selection, command: str) -> EnsembleSpec:
         versions=installed_versions(),
         command=command,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        rule=fit.rule,
+        fitted=fit.to_dict(),
     )
 
 
@@ -161,20 +156,6 @@ def _open_test(
     for member in spec.members:
         images.source(member.arch.image_size, resolve_device(args.device))
     return images, part
-
-
-def _write_ensemble(target: Path, spec: EnsembleSpec, weights: Sequence[Path]) -> None:
-    """Writes the ensemble's folder as a whole, in place of an older one."""
-    from core.files import remove_leftovers, written_aside
-
-    remove_leftovers(target.parent, older_than_s=_OTHERS_MAY_BE_WRITING_S)
-    with written_aside(target) as aside:
-        for member, file in zip(spec.members, weights, strict=True):
-            (aside / member.file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, aside / member.file)
-        spec.write(aside)
-        if target.exists():
-            shutil.rmtree(target)
 
 
 def _prepare_report(spec: EnsembleSpec, selection: Selection, validation: Evaluation) -> Report:
@@ -211,6 +192,15 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _tau(text: str) -> float | None:
+    """An argparse type: auto, which is None, or a number from 0 to 3."""
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[0-3](\.\d{1,6})?", text) or float(text) > 3:
+        raise argparse.ArgumentTypeError(f"must be auto or a number from 0 to 3, but got {shorten(text)}")
+    return float(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(
         prog="python -m ensemble.build",
@@ -218,6 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("studies", help="folder that search.run wrote to, or its URL; the result goes to its ensemble/")
     parser.add_argument("--top-k", type=cli.positive_int, default=1, metavar="K", help="trials an architecture [1]")
+    parser.add_argument(
+        "--tau", type=_tau, metavar="T", help="share of its prior taken out of each member; auto is fitted [auto]"
+    )
     parser.add_argument("--archs", type=_names, default=[], metavar="A,B", help="architectures that take part [all]")
     parser.add_argument(
         "--study", action="append", default=[], metavar="NAME", help="study that takes part; repeat it for more [all]"

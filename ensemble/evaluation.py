@@ -14,8 +14,8 @@ from core.metrics import (
     Floats,
     Interval,
     Ints,
+    LesionBootstrap,
     accuracy,
-    bootstrap_interval,
     confusion_matrix,
     expected_calibration_error,
     macro_recall,
@@ -23,7 +23,7 @@ from core.metrics import (
     recall_per_class,
     wilson_interval,
 )
-from ensemble.decision import choose, correct_members
+from ensemble.decision import choose, correct_members, temper
 from ensemble.parts import Part
 from ensemble.spec import EnsembleSpec
 from ensemble.voting import soft_vote
@@ -92,7 +92,7 @@ class Evaluation:
 
     Attributes:
         part: Images, lesions and true classes.
-        probs_NC: The blend's probabilities, in which all classes count as equally frequent.
+        probs_NC: The blend's probabilities, by which classes are chosen.
         blend: Scores of the blend.
         members: Scores of each member.
     """
@@ -122,37 +122,61 @@ class Evaluation:
         }
 
 
-def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part) -> Evaluation:
+class Blend(NamedTuple):
+    """What the members' vote says (N, C)."""
+
+    raw_NC: npt.NDArray[np.float64]  # of the uncorrected members
+    probs_NC: npt.NDArray[np.float64]  # by the decision rule, tempered
+
+
+def take_vote(probs_MNC: Floats, spec: EnsembleSpec) -> Blend:
+    """Lets the members vote as the spec says.
+
+    Args:
+        probs_MNC: What each member believes, uncorrected.
+        spec: Priors and weights of the members, and the rule.
+    """
+    weights_M, rule = [member.weight for member in spec.members], spec.rule
+    corrected_MNC = correct_members(probs_MNC, np.asarray([member.prior for member in spec.members]), rule.tau)
+    voted_NC = soft_vote(corrected_MNC, weights_M, rule.vote)
+    return Blend(soft_vote(probs_MNC, weights_M, rule.vote), temper(voted_NC, rule.temperature))
+
+
+def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part, voted: Blend | None = None) -> Evaluation:
     """Evaluates the members and their vote on one part of the data.
 
     Args:
-        probs_MNC: What each member believes of the part's images, uncorrected.
-        spec: Names, priors and weights of the members.
+        probs_MNC: What each member believes of the part's images, uncorrected. Members are judged by p / prior, as the
+            trials were.
+        spec: The members and their rule.
         part: The images' lesions and true classes.
+        voted: Their vote where anything was fitted to these very images, out of fold; None takes it by the rule.
     """
-    weights_M = [member.weight for member in spec.members]
+    voted = voted or take_vote(probs_MNC, spec)
     corrected_MNC = correct_members(probs_MNC, np.asarray([member.prior for member in spec.members]))
-    voted_NC = soft_vote(corrected_MNC, weights_M)
+    bootstrap = LesionBootstrap(part.labels, part.groups, len(spec.classes))
     names = [member.name for member in spec.members]
     return Evaluation(
         part=part,
-        probs_NC=voted_NC,
-        blend=_score("Ensemble", soft_vote(probs_MNC, weights_M), voted_NC, part, spec.classes),
+        probs_NC=voted.probs_NC,
+        blend=_score("Ensemble", voted.raw_NC, voted.probs_NC, part, spec.classes, bootstrap),
         members=tuple(
-            _score(name, raw_NC, corrected_NC, part, spec.classes)
+            _score(name, raw_NC, corrected_NC, part, spec.classes, bootstrap)
             for name, raw_NC, corrected_NC in zip(names, probs_MNC, corrected_MNC, strict=True)
         ),
     )
 
 
-def _score(name: str, raw_NC: Floats, corrected_NC: Floats, part: Part, classes: Sequence[str]) -> Scores:
+def _score(
+    name: str, raw_NC: Floats, corrected_NC: Floats, part: Part, classes: Sequence[str], bootstrap: LesionBootstrap
+) -> Scores:
     predictions_N = choose(corrected_NC)
     confusion_CC = confusion_matrix(part.labels, predictions_N, len(classes))
     argmax_CC = confusion_matrix(part.labels, choose(raw_NC), len(classes))
     return Scores(
         name=name,
         recall=macro_recall(confusion_CC),
-        interval=bootstrap_interval(part.labels, predictions_N, part.groups, len(classes)),
+        interval=bootstrap.interval(predictions_N == part.labels),
         recall_argmax=macro_recall(argmax_CC),
         accuracy=accuracy(confusion_CC),
         accuracy_argmax=accuracy(argmax_CC),

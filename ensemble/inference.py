@@ -184,4 +184,4 @@ def assemble(spec: EnsembleSpec, files: Sequence[Path], *, device: str = "auto")
         for member, file in zip(spec.members, files, strict=True)
     ]
     weights, priors = [member.weight for member in spec.members], [member.prior for member in spec.members]
-    return SoftVotingEnsemble(members, weights=weights, priors=priors).fit()
+    return SoftVotingEnsemble(members, weights=weights, priors=priors, rule=spec.rule).fit()

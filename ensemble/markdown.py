@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from core.errors import one_line
-from ensemble import tables
+from ensemble import steps, tables
 from ensemble.tables import Report, Table, percent, span
 
 # Whatever Markdown or the HTML that it may contain could take for markup.
@@ -30,6 +30,10 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _table(tables.classifiers(report))
     for name, reason in spec.left_out:
         yield f"Left out: {_escape(name)}, {_escape(reason)}.\n"
+    if report.spec.fitted:
+        yield "## Fitted to validation\n"
+        yield f"{_escape(steps.fitted_note(report))}\n"
+        yield from _table(steps.fitted(report))
     yield "## Recall of each class\n"
     yield from _table(tables.class_recalls(report))
     yield "## Confusion matrices\n"

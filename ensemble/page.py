@@ -10,7 +10,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from core.plots import figure_svg, plot_confusion, plot_curves, plot_slices
-from ensemble import tables
+from ensemble import steps, tables
 from ensemble.evaluation import Scores
 from ensemble.findings import Finding
 from ensemble.style import CSS
@@ -42,8 +42,10 @@ def _header(report: Report) -> Iterator[str]:
 
 
 def _sections(report: Report) -> Iterator[str]:
-    for section in (_result, _classifiers, _classes, _confusions, _curves, _findings, _members, _data, _reproduce):
-        yield f"<section>{''.join(section(report))}</section>"
+    told = (_result, _classifiers, _fitted, _classes, _confusions, _curves, _findings, _members, _data, _reproduce)
+    for section in told:
+        if text := "".join(section(report)):
+            yield f"<section>{text}</section>"
 
 
 def _result(report: Report) -> Iterator[str]:
@@ -78,12 +80,16 @@ def _classifiers(report: Report) -> Iterator[str]:
     ]
     yield _bars(rows, report, chance=True)
     yield _table(tables.classifiers(report), "numbers lead")
-    yield '<p class="soft">Macro recall is of argmax p / prior: each member is corrected for the class frequencies '
-    yield "that it learned, then all are averaged. Argmax recall is what the same probabilities give uncorrected. "
-    yield "ECE and NLL are of the corrected probabilities, in which all classes count as equally frequent.</p>"
+    yield f'<p class="soft">{escape(steps.rule(report))}</p>'
     if report.spec.left_out:
         items = "".join(f"<li><b>{escape(name)}</b>: {escape(reason)}</li>" for name, reason in report.spec.left_out)
         yield f'<h3>Left out</h3><ul class="plain">{items}</ul>'
+
+
+def _fitted(report: Report) -> Iterator[str]:
+    if report.spec.fitted:
+        yield f"<h2>Fitted to validation</h2><p>{escape(steps.fitted_note(report))}</p>"
+        yield _table(steps.fitted(report), "numbers")
 
 
 def _classes(report: Report) -> Iterator[str]:

@@ -6,7 +6,7 @@ It is written before the test split is opened and never changed after.
 import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -14,9 +14,9 @@ from core.archs import Arch
 from core.errors import InputError, one_line, shorten
 from core.files import read_json, write_json
 from core.shapes import NUMBER, find_misfit
-from ensemble.decision import RULE, check_rule
+from ensemble.decision import PLAIN, Rule
 
-FORMAT = 1  # raised when an older reader could misread it
+FORMAT = 2  # raised when an older reader could misread it; 1 had one decision rule and nothing fitted
 FILE = "ensemble.json"
 MEMBERS_FOLDER = "members"
 ARCH = {
@@ -54,6 +54,7 @@ _ENSEMBLE = {
     "command": str,
     "created": str,
 }
+_SINCE_2 = {"fitted": {str: object}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,8 @@ class EnsembleSpec:
         versions: Of the packages that built it.
         command: The command line that built it.
         created: When, UTC.
+        rule: How the members' probabilities become one class.
+        fitted: What was fitted to validation, and what it gives there out of fold; for people only.
     """
 
     classes: tuple[str, ...]
@@ -127,10 +130,14 @@ class EnsembleSpec:
     versions: dict[str, str]
     command: str
     created: str
+    rule: Rule = PLAIN
+    fitted: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Writes `ensemble.json` into a folder."""
-        write_json(folder / FILE, {"format": FORMAT, "decision": RULE, **dataclasses.asdict(self)})
+        fields = dataclasses.asdict(self)
+        del fields["rule"]
+        write_json(folder / FILE, {"format": FORMAT, "decision": self.rule.to_dict(), **fields})
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -152,13 +159,14 @@ class EnsembleSpec:
                 f"An ensemble must be of format {FORMAT} or older, but {path} has format={fields['format']}. "
                 "Update this project."
             )
-        if misfit := find_misfit(fields, {**_ENSEMBLE, "decision": object}):
+        version, shape = fields["format"], _ENSEMBLE | (_SINCE_2 if fields["format"] > 1 else {})
+        if misfit := find_misfit(fields, {**shape, "decision": object}):
             raise _damaged(path, misfit)
+        rule = Rule.from_dict(fields["decision"], version=version)
         try:
-            spec = cls._from_dict({name: fields[name] for name in _ENSEMBLE})
+            spec = cls._from_dict({name: fields[name] for name in shape} | {"rule": rule})
         except TypeError as error:
             raise _damaged(path, str(error)) from error
-        check_rule(fields["decision"])
         if fault := spec._find_fault():
             raise _damaged(path, fault)
         return spec

@@ -91,9 +91,12 @@ def test_test_figures_are_those_of_a_computation_by_hand(two: Any) -> None:
     for member, prior_C in zip(members, PRIORS.values(), strict=True):
         ratio_NC = member.predict_proba(files).astype(float) / np.array(prior_C)
         corrected_MNC.append(ratio_NC / ratio_NC.sum(axis=1, keepdims=True))
-    figures = read(two, "metrics.json")["test"]
+    figures, rule = read(two, "metrics.json")["test"], read(two, "ensemble.json")["decision"]
+    assert rule["tau"] == 1  # all validation images are recognised with each
+    powers_NC = (sum(corrected_MNC) / 2) ** (1 / rule["temperature"])
+    voted_NC = powers_NC / powers_NC.sum(axis=1, keepdims=True)
     for probs_NC, told in zip(
-        [sum(corrected_MNC) / 2, *corrected_MNC], [figures["ensemble"], *figures["members"]], strict=True
+        [voted_NC, *corrected_MNC], [figures["ensemble"], *figures["members"]], strict=True
     ):
         found = [(probs_NC.argmax(axis=1) == labels)[labels == c].mean() for c in range(3)]
         assert told["macro_recall"] == pytest.approx(np.mean(found)), told["name"]
@@ -177,6 +180,40 @@ def test_changed_data_are_refused_before_anything_is_written(
     assert "but they have changed (fingerprint" in capsys.readouterr().err
     assert not (two.root / "ensemble").exists()
     assert not (two.root / "test_openings.jsonl").exists()
+
+
+def test_what_is_fitted_is_written_down_with_figures_out_of_fold(
+    two: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(two, "--no-test", "--tau", "0.5")
+    ensemble = read(two, "ensemble.json")
+    assert ensemble["decision"]["tau"] == 0.5
+    told = ensemble["fitted"]
+    assert (told["images"], told["folds"]) == (len(two.split.val), 5)
+    names = ["vote, uncorrected", "prior taken out whole", "tau", "temperature"]
+    assert [step["step"] for step in told["out_of_fold"]] == names
+    assert told["decisions_changed_by_temperature"] == 0
+    assert "fitted    tau, 0.5, as asked for: validation recall out of fold 100.0%" in capsys.readouterr().out
+    assert "0.5, as asked for" in (two.root / "ensemble" / "report.html").read_text()
+    validation, last = read(two, "metrics.json")["validation"]["ensemble"], told["out_of_fold"][-1]
+    for name in ("macro_recall", "accuracy", "negative_log_likelihood", "expected_calibration_error"):
+        assert validation[name] == last[name]
+
+
+def test_ensemble_of_the_first_format_predicts_as_it_did(two: Any) -> None:
+    build(two, "--no-test")
+    folder, files = two.root / "ensemble", [two.manifest.file(row) for row in two.split.val]
+    fields = read(two, "ensemble.json")
+    fields["decision"] = {"correction": "p / prior", "vote": "mean", "choice": "argmax"}
+    del fields["fitted"]
+    (folder / "ensemble.json").write_text(json.dumps(fields | {"format": 1}))
+    members = load_ensemble(folder, device="cpu").estimators_
+    corrected_MNC = []
+    for member, prior_C in zip(members, PRIORS.values(), strict=True):
+        ratio_NC = member.predict_proba(files).astype(float) / np.array(prior_C)
+        corrected_MNC.append(ratio_NC / ratio_NC.sum(axis=1, keepdims=True))
+    told_NC = load_ensemble(folder, device="cpu").predict_proba(files)
+    np.testing.assert_allclose(told_NC, sum(corrected_MNC) / 2, rtol=1e-6)
 
 
 def test_damaged_weights_leave_the_old_ensemble_in_place(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -353,6 +390,8 @@ def test_leftovers_of_killed_builds_neither_stay_nor_stop_a_build(two: Any) -> N
         (["--study", "c"], "`--study` must be one of a, b, but got --study c"),
         (["--archs", "vgg"], "`--archs` must be among"),
         (["--top-k", "2"], "`--top-k` must be at most 1"),
+        (["--tau", "3.1"], "`--tau` must be auto or a number from 0 to 3, but got --tau=3.1"),
+        (["--tau", "one"], "`--tau` must be auto or a number from 0 to 3, but got --tau=one"),
     ],
 )
 def test_wrong_input_ends_in_one_sentence_and_status_2(

@@ -153,7 +153,7 @@ def test_out_never_lies_in_the_folder_of_the_ensemble(
 ) -> None:
     assert predict(ensemble, image_folder, "--out", ensemble / out) == 2
     assert "`--out` must not be inside the ensemble's folder" in capsys.readouterr().err
-    assert read_json(ensemble / "ensemble.json")["format"] == 1
+    assert read_json(ensemble / "ensemble.json")["format"] == 2
 
 
 def test_folder_without_ensemble_is_refused(

@@ -8,6 +8,7 @@ import pytest
 
 from core.archs import Arch
 from core.errors import InputError
+from ensemble.decision import PLAIN, Rule
 from ensemble.spec import EnsembleSpec, MemberSpec
 
 ARCH = Arch(name="a", timm_name="a", image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), weight_tag=None)
@@ -50,6 +51,23 @@ def test_write_then_read_is_the_identity(spec: EnsembleSpec, tmp_path: Path) -> 
     assert EnsembleSpec.read(tmp_path) == spec
 
 
+def test_rule_and_what_was_fitted_are_kept(spec: EnsembleSpec, tmp_path: Path) -> None:
+    rule = Rule(tau=0.8, vote="geometric", views=4, temperature=1.5)
+    fitted = dataclasses.replace(spec, rule=rule, fitted={"folds": 5})
+    fitted.write(tmp_path)
+    assert EnsembleSpec.read(tmp_path) == fitted
+
+
+def test_file_of_the_first_format_is_read_as_the_rule_that_fits_nothing(spec: EnsembleSpec, tmp_path: Path) -> None:
+    spec.write(tmp_path)
+    fields = json.loads((tmp_path / "ensemble.json").read_text())
+    del fields["fitted"]
+    decision = {"correction": "p / prior", "vote": "mean", "choice": "argmax"}
+    (tmp_path / "ensemble.json").write_text(json.dumps({**fields, "format": 1, "decision": decision}))
+    assert EnsembleSpec.read(tmp_path) == spec
+    assert spec.rule == PLAIN
+
+
 def test_folder_without_ensemble_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"`ensemble` must be a folder with ensemble.json, but .* has none"):
         EnsembleSpec.read(tmp_path)
@@ -57,8 +75,8 @@ def test_folder_without_ensemble_is_refused(tmp_path: Path) -> None:
 
 def test_newer_format_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None:
     spec.write(tmp_path)
-    rewrite(tmp_path, format=2)
-    with pytest.raises(InputError, match=r"format 1 or older, but .* has format=2\. Update this project"):
+    rewrite(tmp_path, format=3)
+    with pytest.raises(InputError, match=r"format 2 or older, but .* has format=3\. Update this project"):
         EnsembleSpec.read(tmp_path)
 
 
