@@ -13,19 +13,16 @@ import dataclasses
 import re
 import shlex
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli
 from core.errors import InputError, shorten
-from core.versions import installed_versions
 
 # torch, scikit-learn and matplotlib take seconds to import and --help must not: they are imported inside functions.
 if TYPE_CHECKING:
     from ensemble.evaluation import Evaluation
-    from ensemble.fitting import Fit
     from ensemble.inference import ImageSet
     from ensemble.members import Selection
     from ensemble.parts import Part
@@ -42,8 +39,9 @@ def build(args: argparse.Namespace, command: str) -> int:
     """
     from core.device import resolve_device
     from core.mirror import open_studies
-    from ensemble.evaluation import Blend, evaluate
-    from ensemble.fitting import fit_members
+    from ensemble.choosing import fit_members, keep_voters
+    from ensemble.describing import describe
+    from ensemble.evaluation import evaluate, vote_out_of_fold
     from ensemble.folder import check_replaceable, write_ensemble
     from ensemble.inference import assemble
     from ensemble.members import choose_members, read_studies
@@ -53,14 +51,17 @@ def build(args: argparse.Namespace, command: str) -> int:
     _check_arguments(args)
     resolve_device(args.device)
     studies = open_studies(args.studies, with_models=True)
-    selection = choose_members(read_studies(studies, args.study), top_k=args.top_k, archs=args.archs)
+    candidates = choose_members(read_studies(studies, args.study), top_k=_top_k(args), archs=args.archs)
     check_replaceable(studies.ensemble)
-    _announce(selection)
-    val_part, val_probs_MNC = read_validation(selection.members)
-    fit = fit_members(selection.members, val_part, val_probs_MNC, tau=args.tau)
-    _announce_fit(fit)
-    spec = _describe(selection, fit, command)
-    validation = evaluate(val_probs_MNC, spec, val_part, Blend(fit.raw_NC, fit.probs_NC))
+    val_part, val_probs_MNC = read_validation(candidates.members)
+    fit, ways = fit_members(
+        candidates.members, val_part, val_probs_MNC, vote=args.vote, top_k=_top_k(args), tau=args.tau
+    )
+    selection, voting = keep_voters(candidates, fit, args.vote)
+    val_probs_MNC = val_probs_MNC[voting]
+    spec = describe(selection, fit, ways, command)
+    _announce(selection, spec)
+    validation = evaluate(val_probs_MNC, spec, val_part, vote_out_of_fold(fit))
     report = _prepare_report(spec, selection, validation)
     rehearse(report)
     with ExitStack() as stack:
@@ -89,58 +90,24 @@ def _check_arguments(args: argparse.Namespace) -> None:
             )
 
 
-def _announce(selection: Selection) -> None:
-    for member in selection.members:
+def _top_k(args: argparse.Namespace) -> int | None:
+    """Trials an architecture; None for as many as pay."""
+    if args.top_k is None:
+        return None if args.vote in ("greedy", "auto") else 1
+    return None if args.top_k == "auto" else int(args.top_k)
+
+
+def _announce(selection: Selection, spec: EnsembleSpec) -> None:
+    for member, described in zip(selection.members, spec.members, strict=True):
         low, high = member.trial.recall_interval
         recall = f"validation recall {member.trial.recall:.1%} ({low:.1%} to {high:.1%})"
-        cli.write(f"member    {member.name}, {member.study.arch}: {recall}")
+        cli.write(f"member    {member.name}, {member.study.arch}, weight {described.weight:.2g}: {recall}")
     for name, reason in selection.left_out:
         cli.write(f"left out  {name}: {reason}")
-
-
-def _announce_fit(fit: Fit) -> None:
-    for step in fit.steps:
-        low, high = step.interval
-        recall = f"{step.recall:.1%} ({low:.1%} to {high:.1%})"
-        cli.write(f"fitted    {step.name}, {step.value}: validation recall out of fold {recall}, NLL {step.nll:.3f}")
-
-
-def _describe(selection: Selection, fit: Fit, command: str) -> EnsembleSpec:
-    """What will stand in `ensemble.json`."""
-    from core.archs import Arch
-    from ensemble.spec import MEMBERS_FOLDER, EnsembleSpec, MemberSpec
-
-    info = selection.members[0].study.info
-    members = []
-    for member, weight in zip(selection.members, fit.weights_M.tolist(), strict=True):
-        arch, study, trial = member.study.info["arch"], member.study.folder.name, member.trial
-        members.append(
-            MemberSpec(
-                study=study,
-                trial=trial.number,
-                arch=Arch(**{**arch, "mean": tuple(arch["mean"]), "std": tuple(arch["std"])}),
-                file=f"{MEMBERS_FOLDER}/{study}-{trial.number:04d}.safetensors",
-                weight=weight,
-                prior=trial.prior,
-                recall=trial.recall,
-                recall_interval=trial.recall_interval,
-                best_epoch=trial.best_epoch,
-                config=trial.config,
-            )
-        )
-    return EnsembleSpec(
-        classes=tuple(info["data"]["classes"]),
-        members=tuple(members),
-        left_out=tuple(selection.left_out),
-        demo=info["demo"],
-        data=info["data"],
-        split=info["split"],
-        versions=installed_versions(),
-        command=command,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        rule=fit.rule,
-        fitted=fit.to_dict(),
-    )
+    for step in spec.fitted["out_of_fold"]:
+        low, high = step["macro_recall_interval"]
+        recall = f"validation recall out of fold {step['macro_recall']:.1%} ({low:.1%} to {high:.1%})"
+        cli.write(f"fitted    {step['step']}, {step['value']}: {recall}")
 
 
 def _open_test(
@@ -192,6 +159,11 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _positive_or_auto(text: str) -> int | str:
+    """An argparse type: auto, or a whole number from 1."""
+    return text if text == "auto" else cli.positive_int(text)
+
+
 def _tau(text: str) -> float | None:
     """An argparse type: auto, which is None, or a number from 0 to 3."""
     if text == "auto":
@@ -207,7 +179,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Blend the best trials of each architecture by soft voting, and report on the sealed test split.",
     )
     parser.add_argument("studies", help="folder that search.run wrote to, or its URL; the result goes to its ensemble/")
-    parser.add_argument("--top-k", type=cli.positive_int, default=1, metavar="K", help="trials an architecture [1]")
+    parser.add_argument(
+        "--vote",
+        choices=("mean", "geometric", "weights", "greedy", "auto"),
+        default="mean",
+        help="mean of probabilities, or of their logarithms; fitted weights; greedy selection; auto tries all [mean]",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=_positive_or_auto,
+        metavar="K",
+        help="trials an architecture that may vote; auto tries several numbers [1; auto for --vote greedy and auto]",
+    )
     parser.add_argument(
         "--tau", type=_tau, metavar="T", help="share of its prior taken out of each member; auto is fitted [auto]"
     )

@@ -23,7 +23,9 @@ from core.metrics import (
     recall_per_class,
     wilson_interval,
 )
-from ensemble.decision import choose, correct_members, temper
+from ensemble.decision import Rule, choose, correct_members, temper
+from ensemble.fitting import Fit
+from ensemble.ladder import Rung, climb
 from ensemble.parts import Part
 from ensemble.spec import EnsembleSpec
 from ensemble.voting import soft_vote
@@ -95,12 +97,16 @@ class Evaluation:
         probs_NC: The blend's probabilities, by which classes are chosen.
         blend: Scores of the blend.
         members: Scores of each member.
+        ladder: What each step gains, from the best single trials by plain argmax to the ensemble.
+        over_single: The ensemble against the best single trial, both by p / prior.
     """
 
     part: Part
     probs_NC: npt.NDArray[np.float64]
     blend: Scores
     members: tuple[Scores, ...]
+    ladder: tuple[Rung, ...]
+    over_single: Rung
 
     @property
     def images(self) -> int:
@@ -119,17 +125,25 @@ class Evaluation:
             "lesions": self.lesions,
             "ensemble": self.blend.to_dict(),
             "members": [scores.to_dict() for scores in self.members],
+            "ladder": [rung.to_dict() for rung in self.ladder],
+            "gain_over_best_single": self.over_single.gain,
+            "gain_over_best_single_interval": list(self.over_single.gain_interval or ()),
         }
 
 
-class Blend(NamedTuple):
-    """What the members' vote says (N, C)."""
+class Vote(NamedTuple):
+    """What the members' vote says (N, C), step by step."""
 
-    raw_NC: npt.NDArray[np.float64]  # of the uncorrected members
-    probs_NC: npt.NDArray[np.float64]  # by the decision rule, tempered
+    raw_NC: npt.NDArray[np.float64]  # of the uncorrected members, each seeing one view
+    steps: tuple[tuple[str, npt.NDArray[np.float64]], ...]  # what follows: names and probabilities
+
+    @property
+    def probs_NC(self) -> npt.NDArray[np.float64]:
+        """By the whole decision rule."""
+        return self.steps[-1][1]
 
 
-def take_vote(probs_MNC: Floats, spec: EnsembleSpec) -> Blend:
+def take_vote(probs_MNC: Floats, spec: EnsembleSpec) -> Vote:
     """Lets the members vote as the spec says.
 
     Args:
@@ -139,10 +153,24 @@ def take_vote(probs_MNC: Floats, spec: EnsembleSpec) -> Blend:
     weights_M, rule = [member.weight for member in spec.members], spec.rule
     corrected_MNC = correct_members(probs_MNC, np.asarray([member.prior for member in spec.members]), rule.tau)
     voted_NC = soft_vote(corrected_MNC, weights_M, rule.vote)
-    return Blend(soft_vote(probs_MNC, weights_M, rule.vote), temper(voted_NC, rule.temperature))
+    raw_NC = soft_vote(probs_MNC, weights_M, rule.vote)
+    return Vote(raw_NC, name_steps(rule, [voted_NC, temper(voted_NC, rule.temperature)]))
 
 
-def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part, voted: Blend | None = None) -> Evaluation:
+def vote_out_of_fold(fit: Fit) -> Vote:
+    """The vote on the rows that it was fitted to, each time by what was fitted to the other folds."""
+    return Vote(fit.raw_NC, name_steps(fit.rule, [fit.corrected_NC, fit.probs_NC]))
+
+
+def name_steps(
+    rule: Rule, probs: Sequence[npt.NDArray[np.float64]]
+) -> tuple[tuple[str, npt.NDArray[np.float64]], ...]:
+    """The steps of a rule that follow the vote, with what they give."""
+    names = [f"+ prior correction (tau {rule.tau:g})", f"+ temperature ({rule.temperature:.2f})"]
+    return tuple(zip(names, probs, strict=True))
+
+
+def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part, vote: Vote | None = None) -> Evaluation:
     """Evaluates the members and their vote on one part of the data.
 
     Args:
@@ -150,21 +178,35 @@ def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part, voted: Blend | N
             trials were.
         spec: The members and their rule.
         part: The images' lesions and true classes.
-        voted: Their vote where anything was fitted to these very images, out of fold; None takes it by the rule.
+        vote: Their vote where anything was fitted to these very images, out of fold; None takes it by the rule.
     """
-    voted = voted or take_vote(probs_MNC, spec)
+    vote = vote or take_vote(probs_MNC, spec)
     corrected_MNC = correct_members(probs_MNC, np.asarray([member.prior for member in spec.members]))
     bootstrap = LesionBootstrap(part.labels, part.groups, len(spec.classes))
-    names = [member.name for member in spec.members]
+    names, singles = [member.name for member in spec.members], best_singles(spec)
+    steps = [(f"best single {spec.members[m].arch.name} ({names[m]})", probs_MNC[m]) for m in singles]
+    over_single = (("best single, p / prior", corrected_MNC[singles[-1]]), ("ensemble", vote.probs_NC))
     return Evaluation(
         part=part,
-        probs_NC=voted.probs_NC,
-        blend=_score("Ensemble", voted.raw_NC, voted.probs_NC, part, spec.classes, bootstrap),
+        probs_NC=vote.probs_NC,
+        blend=_score("Ensemble", vote.raw_NC, vote.probs_NC, part, spec.classes, bootstrap),
         members=tuple(
             _score(name, raw_NC, corrected_NC, part, spec.classes, bootstrap)
             for name, raw_NC, corrected_NC in zip(names, probs_MNC, corrected_MNC, strict=True)
         ),
+        ladder=climb([*steps, ("vote", vote.raw_NC), *vote.steps], part, bootstrap),
+        over_single=climb(over_single, part, bootstrap)[1],
     )
+
+
+def best_singles(spec: EnsembleSpec) -> list[int]:
+    """Places of the best member of each architecture by validation recall, the best of all last."""
+    best: dict[str, int] = {}
+    for place, member in enumerate(spec.members):
+        arch = member.arch.timm_name
+        if arch not in best or member.recall > spec.members[best[arch]].recall:
+            best[arch] = place
+    return sorted(best.values(), key=lambda place: (spec.members[place].recall, -place))
 
 
 def _score(

@@ -21,13 +21,19 @@ from core.metrics import (
 )
 from ensemble.crossfit import Mask, Truth, simplest
 from ensemble.decision import Rule, choose, temper
-from ensemble.members import Member
-from ensemble.parts import Part
 from ensemble.tuning import TAUS, fit_temperature, votes_at
 
 Probs = npt.NDArray[np.float64]
-# Gives the weight of each member (M,), chosen by some of the rows.
-Weigh = Callable[[Mask], npt.NDArray[np.float64]]
+
+
+class Voters(NamedTuple):
+    """Who votes, and how."""
+
+    weights_M: npt.NDArray[np.float64]  # of each member, summing to 1
+    vote: str  # see `ensemble.voting.soft_vote`
+
+
+Weigh = Callable[[Mask], Voters]  # chooses by some of the rows
 
 
 class Step(NamedTuple):
@@ -88,31 +94,12 @@ class Fit:
         }
 
 
-def fit_members(
-    members: Sequence[Member], part: Part, probs_MNC: Floats, *, tau: float | None = None, vote: str = "mean"
-) -> Fit:
-    """Fits the vote of some trials to validation.
-
-    Args:
-        members: The trials.
-        part: The validation rows.
-        probs_MNC: What each believes of them, uncorrected.
-        tau: How much of the prior to take out; None fits it.
-        vote: See `ensemble.voting.soft_vote`.
-    """
-    priors_MC = np.asarray([member.trial.prior for member in members])
-    truth = Truth.of(part.labels, part.groups, priors_MC.shape[1])
-    equal_M = np.full(len(members), 1 / len(members))
-    return fit_rule(probs_MNC, priors_MC, truth, lambda rows_N: equal_M, vote=vote, tau=tau)
-
-
 def fit_rule(
     probs_MNC: Floats,
     priors_MC: Floats,
     truth: Truth,
     weigh: Weigh,
     *,
-    vote: str = "mean",
     tau: float | None = None,
     views: int = 1,
 ) -> Fit:
@@ -122,13 +109,12 @@ def fit_rule(
         probs_MNC: What each member believes, uncorrected.
         priors_MC: The class frequencies that each learned.
         truth: The rows.
-        weigh: Chooses weights.
-        vote: See `ensemble.voting.soft_vote`.
+        weigh: Chooses who votes.
         tau: How much of the prior to take out; None fits it.
         views: How many views the probabilities are of, for the record.
     """
     taus = TAUS if tau is None else tuple(sorted({0.0, 1.0, tau}))
-    problem = _Problem(probs_MNC, priors_MC, truth, weigh, vote, taus, TAUS if tau is None else (tau,))
+    problem = _Problem(probs_MNC, priors_MC, truth, weigh, taus, TAUS if tau is None else (tau,))
     fitted = problem.fit_to(np.ones(len(truth.labels_N), bool))
     raw_NC, plain_NC, corrected_NC, probs_NC = (np.empty(probs_MNC.shape[1:]) for _ in range(4))
     folds = []
@@ -137,15 +123,16 @@ def fit_rule(
         for told_NC, value in ((raw_NC, 0.0), (plain_NC, 1.0), (corrected_NC, fold.tau)):
             told_NC[held_N] = fold.votes_TNC[taus.index(value)][held_N]
         probs_NC[held_N] = temper(corrected_NC[held_N], fold.temperature)
+    weights_M, vote = fitted.voters
     rule = Rule(tau=fitted.tau, vote=vote, views=views, temperature=fitted.temperature)
     steps = (
-        _step("vote, uncorrected", f"{vote} of {np.count_nonzero(fitted.weights_M)}", raw_NC, truth),
+        _step("vote, uncorrected", f"{vote} of {np.count_nonzero(weights_M)}", raw_NC, truth),
         _step("prior taken out whole", "tau 1", plain_NC, truth),
         _step("tau", _told(rule.tau, [fold.tau for fold in folds], "g", fixed=tau is not None), corrected_NC, truth),
         _step("temperature", _told(rule.temperature, [fold.temperature for fold in folds], ".2f"), probs_NC, truth),
     )
     return Fit(
-        weights_M=fitted.weights_M,
+        weights_M=weights_M,
         rule=rule,
         raw_NC=raw_NC,
         corrected_NC=corrected_NC,
@@ -156,7 +143,7 @@ def fit_rule(
 
 
 class _Fold(NamedTuple):
-    weights_M: npt.NDArray[np.float64]
+    voters: Voters
     votes_TNC: Probs  # of all rows
     tau: float
     temperature: float
@@ -167,19 +154,18 @@ class _Problem(NamedTuple):
     priors_MC: Floats
     truth: Truth
     weigh: Weigh
-    vote: str
     taus: tuple[float, ...]
     choices: tuple[float, ...]  # those of `taus` that may be taken
 
     def fit_to(self, rows_N: Mask) -> _Fold:
         """Fits to some rows only."""
-        weights_M, known = self.weigh(rows_N), self.truth.take(rows_N)
-        votes_TNC = votes_at(self.probs_MNC, self.priors_MC, weights_M, self.vote, self.taus)
+        voters, known = self.weigh(rows_N), self.truth.take(rows_N)
+        votes_TNC = votes_at(self.probs_MNC, self.priors_MC, voters.weights_M, voters.vote, self.taus)
         places = [self.taus.index(tau) for tau in self.choices]
         hits_TN = votes_TNC[places][:, rows_N].argmax(axis=2) == known.labels_N
         place = places[simplest(hits_TN, known, [round(abs(tau - 1), 6) for tau in self.choices])]
         temperature = fit_temperature(votes_TNC[place][rows_N], known.labels_N)
-        return _Fold(weights_M, votes_TNC, self.taus[place], temperature)
+        return _Fold(voters, votes_TNC, self.taus[place], temperature)
 
 
 def _told(value: float, of_folds: Sequence[float], form: str, *, fixed: bool = False) -> str:

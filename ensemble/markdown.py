@@ -26,6 +26,10 @@ def _lines(report: Report) -> Iterator[str]:
     notes = (tables.headline(report), _escape(tables.few_lesions(report)), tables.caution(report))
     yield " ".join(note for note in notes if note) + "\n"
     yield f"Accuracy, which is also the micro recall: {percent(scores.accuracy)}.\n"
+    yield "## What each step gains\n"
+    yield f"{_escape(steps.ladder_note(report))}\n"
+    yield from _table(steps.ladder(report))
+    yield f"{_escape(steps.over_single(report))}\n"
     yield "## Ensemble and members\n"
     yield from _table(tables.classifiers(report))
     for name, reason in spec.left_out:
@@ -34,6 +38,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield "## Fitted to validation\n"
         yield f"{_escape(steps.fitted_note(report))}\n"
         yield from _table(steps.fitted(report))
+        if steps.ways(report).rows:
+            yield f"{_escape(steps.ways_note())}\n"
+            yield from _table(steps.ways(report))
     yield "## Recall of each class\n"
     yield from _table(tables.class_recalls(report))
     yield "## Confusion matrices\n"

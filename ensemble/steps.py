@@ -1,5 +1,7 @@
 """The steps from the members to the ensemble as tables: what was fitted, and what each step gives."""
 
+from core.metrics import Interval
+from ensemble.ladder import Rung
 from ensemble.tables import Report, Table, percent, span
 
 
@@ -47,3 +49,74 @@ def fitted_note(report: Report) -> str:
         f"temperature scales the probabilities and changed {told['decisions_changed_by_temperature']} decisions. The "
         "members and their epochs were chosen by these images, so that the figures are optimistic all the same."
     )
+
+
+def ways(report: Report) -> Table:
+    """The ways of voting that were compared; no rows if there was nothing to choose."""
+    rows = [
+        (
+            f"{way['vote']}{' (taken)' if way['chosen'] else ''}",
+            "any" if way["top_k"] is None else f"{way['top_k']}",
+            percent(way["macro_recall"]),
+            span(way["macro_recall_interval"]),
+        )
+        for way in report.spec.fitted.get("ways", [])
+    ]
+    return Table(("Vote", "Trials an architecture", "Macro recall", "95% interval"), rows)
+
+
+def ways_note() -> str:
+    """How one of `ways` was taken."""
+    return (
+        "Ways of voting, the simplest first, each with members and weights chosen without the images that judge it. "
+        "Taken is the simplest within one standard error of the best."
+    )
+
+
+def ladder(report: Report) -> Table:
+    """What each step from the best single trials to the ensemble gains, and what it costs."""
+    header = ("Step", "Macro recall", "95% interval", "Gain, points", "95% interval", "Accuracy", "ECE", "NLL")
+    rows = [
+        (
+            rung.name,
+            percent(rung.recall),
+            span(rung.interval),
+            "–" if rung.gain is None else f"{100 * rung.gain:+.1f}",
+            _points(rung.gain_interval),
+            percent(rung.accuracy),
+            f"{rung.ece:.3f}",
+            f"{rung.nll:.3f}",
+        )
+        for rung in report.judged.ladder
+    ]
+    return Table(header, rows)
+
+
+def ladder_note(report: Report) -> str:
+    """How the ladder is to be read."""
+    where = "the test split" if report.test else "validation; what was fitted there is judged out of fold"
+    return (
+        f"Each step on the same images, of {where}. The first steps choose the most probable class; the prior "
+        "correction then makes all classes count the same, which finds more of the rare ones and costs accuracy. Gains "
+        "are over the step before, and their intervals of the differences between both on the same resampled lesions: "
+        "one that holds 0 may be luck."
+    )
+
+
+def over_single(report: Report) -> str:
+    """What the ensemble gains over its best single trial, in one sentence."""
+    rung = report.judged.over_single
+    assert rung.gain is not None, "it has a step before it"
+    return (
+        "Over its member that was best on validation, both corrected for their priors, the ensemble gains "
+        f"{100 * rung.gain:+.1f} points of macro recall (95% interval {_points(rung.gain_interval)})."
+    )
+
+
+def gain(rung: Rung) -> str:
+    """A step's gain in a few words."""
+    return "" if rung.gain is None else f"{100 * rung.gain:+.1f} points ({_points(rung.gain_interval)})"
+
+
+def _points(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"

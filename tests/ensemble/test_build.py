@@ -200,6 +200,39 @@ def test_what_is_fitted_is_written_down_with_figures_out_of_fold(
         assert validation[name] == last[name]
 
 
+def test_trials_that_get_no_vote_are_left_out_by_name(
+    studies: Any, trial: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies.add("a", [trial(0.9), trial(0.8)])
+    assert build(studies, "--no-test", "--vote", "greedy") == 0
+    ensemble = read(studies, "ensemble.json")
+    assert [(member["trial"], member["weight"]) for member in ensemble["members"]] == [(0, 1.0)]
+    assert ensemble["left_out"] == [["a #1", "given no vote by --vote greedy"]]
+    assert "left out  a #1: given no vote by --vote greedy" in capsys.readouterr().out
+
+
+def test_automatic_choices_are_told_with_all_that_was_compared(studies: Any, trial: Any) -> None:
+    studies.add("a", [trial(0.9), trial(0.8)])
+    studies.add("b", [trial(0.9)], arch="test_resnet")
+    assert build(studies, "--no-test", "--vote", "auto") == 0
+    ensemble = read(studies, "ensemble.json")
+    # All trials believe the same, so that the simplest is taken.
+    assert [(member["study"], member["trial"]) for member in ensemble["members"]] == [("a", 0), ("b", 0)]
+    ways = ensemble["fitted"]["ways"]
+    assert [(way["vote"], way["top_k"]) for way in ways if way["chosen"]] == [("mean", 1)]
+    assert [way["vote"] for way in ways] == ["mean", "mean", "geometric", "geometric", "weights", "weights", "greedy"]
+    for name in ("report.html", "report.md"):
+        assert "mean (taken)" in (studies.root / "ensemble" / name).read_text().replace("\\", "")
+
+
+def test_top_k_is_a_number_that_every_architecture_has_or_auto(studies: Any, trial: Any) -> None:
+    studies.add("a", [trial(0.9), trial(0.8)])
+    assert build(studies, "--no-test", "--top-k", "2") == 0
+    assert [member["weight"] for member in read(studies, "ensemble.json")["members"]] == [0.5, 0.5]
+    assert build(studies, "--no-test", "--top-k", "auto") == 0
+    assert len(read(studies, "ensemble.json")["members"]) == 1
+
+
 def test_ensemble_of_the_first_format_predicts_as_it_did(two: Any) -> None:
     build(two, "--no-test")
     folder, files = two.root / "ensemble", [two.manifest.file(row) for row in two.split.val]
@@ -390,6 +423,8 @@ def test_leftovers_of_killed_builds_neither_stay_nor_stop_a_build(two: Any) -> N
         (["--study", "c"], "`--study` must be one of a, b, but got --study c"),
         (["--archs", "vgg"], "`--archs` must be among"),
         (["--top-k", "2"], "`--top-k` must be at most 1"),
+        (["--top-k", "0"], "`--top-k` must be a whole number from 1 to 1,000,000"),
+        (["--vote", "median"], "`--vote` must be one of"),
         (["--tau", "3.1"], "`--tau` must be auto or a number from 0 to 3, but got --tau=3.1"),
         (["--tau", "one"], "`--tau` must be auto or a number from 0 to 3, but got --tau=one"),
     ],
