@@ -45,13 +45,17 @@ def build(args: argparse.Namespace, command: str) -> int:
     from ensemble.folder import check_replaceable, write_ensemble
     from ensemble.inference import assemble
     from ensemble.members import choose_members, read_studies
+    from ensemble.operating import check_classes, fit_points
     from ensemble.parts import read_validation
     from ensemble.report import rehearse, write_report
 
     _check_arguments(args)
     resolve_device(args.device)
     studies = open_studies(args.studies, with_models=True)
-    candidates = choose_members(read_studies(studies, args.study), top_k=_top_k(args), archs=args.archs)
+    found = read_studies(studies, args.study)
+    classes = found[0].info["data"]["classes"]
+    check_classes(args.min_sensitivity, classes)
+    candidates = choose_members(found, top_k=_top_k(args), archs=args.archs)
     check_replaceable(studies.ensemble)
     val_part, val_probs_MNC = read_validation(candidates.members)
     fit, ways = fit_members(
@@ -59,9 +63,10 @@ def build(args: argparse.Namespace, command: str) -> int:
     )
     selection, voting = keep_voters(candidates, fit, args.vote)
     val_probs_MNC = val_probs_MNC[voting]
-    spec = describe(selection, fit, ways, command)
+    points, flags = fit_points(args.min_sensitivity, fit.probs_NC, fit.truth, classes)
+    spec = describe(selection, fit, ways, points, command)
     _announce(selection, spec)
-    validation = evaluate(val_probs_MNC, spec, val_part, vote_out_of_fold(fit))
+    validation = evaluate(val_probs_MNC, spec, val_part, vote_out_of_fold(fit, flags))
     report = _prepare_report(spec, selection, validation)
     rehearse(report)
     with ExitStack() as stack:
@@ -146,6 +151,10 @@ def _conclude(folder: Path, report: Report) -> None:
     scores = report.judged.blend
     figures = f"{percent(scores.recall)} (95% interval {span(scores.interval)}; {report.sample})"
     cli.write(f"macro recall on {report.judged_name}: {figures}")
+    for flagged in report.judged.flagged:
+        found, spared = percent(flagged.sensitivity), percent(flagged.specificity)
+        at = f"{flagged.class_name} from p = {flagged.threshold:.3f}"
+        cli.write(f"flagged for {at}: sensitivity {found}, specificity {spared}")
     cli.write(f"report: {folder / 'report.html'}")
     cli.write(f"next: python -m ensemble.predict {shlex.quote(str(folder))} IMAGES --out predictions.csv")
 
@@ -157,6 +166,16 @@ def _ordinal(n: int) -> str:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _sensitivity(text: str) -> tuple[str, float]:
+    """An argparse type: a class and the least share of it that must be flagged, such as mel=0.9."""
+    name, _, value = text.rpartition("=")
+    if not (name and re.fullmatch(r"0?\.\d{1,6}", value) and float(value) > 0):
+        raise argparse.ArgumentTypeError(
+            f"must be CLASS=SHARE with a share above 0 and below 1, but got {shorten(text)}"
+        )
+    return name, float(value)
 
 
 def _positive_or_auto(text: str) -> int | str:
@@ -193,6 +212,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tau", type=_tau, metavar="T", help="share of its prior taken out of each member; auto is fitted [auto]"
+    )
+    parser.add_argument(
+        "--min-sensitivity",
+        type=_sensitivity,
+        action="append",
+        default=[],
+        metavar="CLASS=SHARE",
+        help="flag images so that this share of a class is found, as mel=0.9; repeat it for more classes",
     )
     parser.add_argument("--archs", type=_names, default=[], metavar="A,B", help="architectures that take part [all]")
     parser.add_argument(

@@ -7,16 +7,24 @@ from core.archs import Arch
 from core.versions import installed_versions
 from ensemble.fitting import Fit
 from ensemble.members import Selection
+from ensemble.operating import OperatingPoint
 from ensemble.spec import MEMBERS_FOLDER, EnsembleSpec, MemberSpec
 
 
-def describe(selection: Selection, fit: Fit, ways: list[dict[str, Any]], command: str) -> EnsembleSpec:
+def describe(
+    selection: Selection,
+    fit: Fit,
+    ways: list[dict[str, Any]],
+    points: tuple[OperatingPoint, ...],
+    command: str,
+) -> EnsembleSpec:
     """The ensemble as a spec.
 
     Args:
         selection: Who votes.
         fit: With what weight, and by which rule.
         ways: The ways of voting that were compared.
+        points: Classes that images are flagged for besides.
         command: The command line, for the record.
     """
     info = selection.members[0].study.info
@@ -48,5 +56,6 @@ def describe(selection: Selection, fit: Fit, ways: list[dict[str, Any]], command
         command=command,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         rule=fit.rule,
+        operating_points=points,
         fitted={**fit.to_dict(), "ways": ways},
     )

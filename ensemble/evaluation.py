@@ -23,9 +23,11 @@ from core.metrics import (
     recall_per_class,
     wilson_interval,
 )
+from ensemble.crossfit import Hits
 from ensemble.decision import Rule, choose, correct_members, temper
 from ensemble.fitting import Fit
 from ensemble.ladder import Rung, climb
+from ensemble.operating import Flagged, flag, judge_flags
 from ensemble.parts import Part
 from ensemble.spec import EnsembleSpec
 from ensemble.voting import soft_vote
@@ -99,6 +101,7 @@ class Evaluation:
         members: Scores of each member.
         ladder: What each step gains, from the best single trials by plain argmax to the ensemble.
         over_single: The ensemble against the best single trial, both by p / prior.
+        flagged: How the flags of each operating point fare.
     """
 
     part: Part
@@ -107,6 +110,7 @@ class Evaluation:
     members: tuple[Scores, ...]
     ladder: tuple[Rung, ...]
     over_single: Rung
+    flagged: tuple[Flagged, ...]
 
     @property
     def images(self) -> int:
@@ -128,6 +132,7 @@ class Evaluation:
             "ladder": [rung.to_dict() for rung in self.ladder],
             "gain_over_best_single": self.over_single.gain,
             "gain_over_best_single_interval": list(self.over_single.gain_interval or ()),
+            "operating_points": [flagged.to_dict() for flagged in self.flagged],
         }
 
 
@@ -136,6 +141,7 @@ class Vote(NamedTuple):
 
     raw_NC: npt.NDArray[np.float64]  # of the uncorrected members, each seeing one view
     steps: tuple[tuple[str, npt.NDArray[np.float64]], ...]  # what follows: names and probabilities
+    flags: Sequence[Hits]  # which images each operating point flags (N,)
 
     @property
     def probs_NC(self) -> npt.NDArray[np.float64]:
@@ -153,13 +159,14 @@ def take_vote(probs_MNC: Floats, spec: EnsembleSpec) -> Vote:
     weights_M, rule = [member.weight for member in spec.members], spec.rule
     corrected_MNC = correct_members(probs_MNC, np.asarray([member.prior for member in spec.members]), rule.tau)
     voted_NC = soft_vote(corrected_MNC, weights_M, rule.vote)
-    raw_NC = soft_vote(probs_MNC, weights_M, rule.vote)
-    return Vote(raw_NC, name_steps(rule, [voted_NC, temper(voted_NC, rule.temperature)]))
+    raw_NC, probs_NC = soft_vote(probs_MNC, weights_M, rule.vote), temper(voted_NC, rule.temperature)
+    flags = flag(spec.operating_points, probs_NC, spec.classes)
+    return Vote(raw_NC, name_steps(rule, [voted_NC, probs_NC]), flags)
 
 
-def vote_out_of_fold(fit: Fit) -> Vote:
+def vote_out_of_fold(fit: Fit, flags: Sequence[Hits] = ()) -> Vote:
     """The vote on the rows that it was fitted to, each time by what was fitted to the other folds."""
-    return Vote(fit.raw_NC, name_steps(fit.rule, [fit.corrected_NC, fit.probs_NC]))
+    return Vote(fit.raw_NC, name_steps(fit.rule, [fit.corrected_NC, fit.probs_NC]), flags)
 
 
 def name_steps(
@@ -196,6 +203,7 @@ def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part, vote: Vote | Non
         ),
         ladder=climb([*steps, ("vote", vote.raw_NC), *vote.steps], part, bootstrap),
         over_single=climb(over_single, part, bootstrap)[1],
+        flagged=judge_flags(spec.operating_points, vote.flags, choose(vote.probs_NC), part, spec.classes),
     )
 
 

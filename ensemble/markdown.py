@@ -43,6 +43,10 @@ def _lines(report: Report) -> Iterator[str]:
             yield from _table(steps.ways(report))
     yield "## Recall of each class\n"
     yield from _table(tables.class_recalls(report))
+    if report.judged.flagged:
+        yield "## Operating points\n"
+        yield f"{_escape(steps.flags_note(report))}\n"
+        yield from _table(steps.flags(report))
     yield "## Confusion matrices\n"
     for each in (scores, *report.judged.members):
         yield f"### {_escape(each.name)}\n"

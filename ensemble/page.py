@@ -39,7 +39,7 @@ def _header(report: Report) -> Iterator[str]:
 
 
 def _sections(report: Report) -> Iterator[str]:
-    told = (_result, _ladder, _classifiers, _fitted, _classes, _confusions, _curves, _findings)
+    told = (_result, _ladder, _classifiers, _fitted, _classes, _flags, _confusions, _curves, _findings)
     told += (_members, _data, _reproduce)
     for section in told:
         if text := "".join(section(report)):
@@ -117,6 +117,12 @@ def _classes(report: Report) -> Iterator[str]:
     else:
         yield '<p class="soft">Intervals: Wilson, with n = images. The data name no lesions: where several photographs '
         yield "show the same one, the intervals are too narrow and the recall may be too high.</p>"
+
+
+def _flags(report: Report) -> Iterator[str]:
+    if report.judged.flagged:
+        yield f"<h2>Operating points</h2><p>{escape(steps.flags_note(report))}</p>"
+        yield table_html(steps.flags(report), "numbers")
 
 
 def _confusions(report: Report) -> Iterator[str]:

@@ -18,13 +18,14 @@ _NAMED_AT_MOST = 20  # bad files in one sentence
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Writes a row for each image: its path, the predicted class, and each class's probability."""
+    """Writes a row for each image: its path, the predicted class, each class's probability, and flags."""
     _check_out(args.out)
     files = find_images(args.images)
     from core.files import write_csv
     from ensemble.decision import choose
     from ensemble.inference import ImageSet, load_ensemble
-    from ensemble.spec import EnsembleSpec, probability_columns
+    from ensemble.predictions import told
+    from ensemble.spec import EnsembleSpec
 
     spec = EnsembleSpec.read(args.ensemble)
     _check_nothing_is_lost(args.out, args.ensemble, files)
@@ -34,7 +35,7 @@ def predict(args: argparse.Namespace) -> int:
         probs_NC = ensemble.predict_proba(images)
     chosen_N = choose(probs_NC)
     rows = [
-        {"image": str(file), "predicted": spec.classes[c], **probability_columns(spec.classes, probs_C)}
+        {"image": str(file), "predicted": spec.classes[c], **told(spec, probs_C)}
         for file, c, probs_C in zip(files, chosen_N, probs_NC.tolist(), strict=True)
     ]
     write_csv(args.out, rows)

@@ -120,3 +120,28 @@ def gain(rung: Rung) -> str:
 
 def _points(interval: Interval | None) -> str:
     return "–" if interval is None else f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+
+
+def flags(report: Report) -> Table:
+    """How the flags of each operating point fare, beside the choice of one class."""
+    header = ("Class", "Flagged from p", "Sensitivity", "95% interval", "Specificity", "95% interval")
+    rows = []
+    for flagged in report.judged.flagged:
+        found = (percent(flagged.sensitivity), span(flagged.sensitivity_interval))
+        spared = (percent(flagged.specificity), span(flagged.specificity_interval))
+        rows.append((flagged.class_name, f"{flagged.threshold:.3f}", *found, *spared))
+        chosen = (percent(flagged.argmax_sensitivity), "", percent(flagged.argmax_specificity), "")
+        rows.append((f"{flagged.class_name}, where it is chosen", "–", *chosen))
+    return Table(header, rows)
+
+
+def flags_note(report: Report) -> str:
+    """How the table of `flags` is to be read."""
+    wanted = ", ".join(f"{flagged.min_sensitivity:g} of {flagged.class_name}" for flagged in report.judged.flagged)
+    where = "the test split" if report.test else "validation, out of fold"
+    return (
+        "An image is flagged if the ensemble's probability of a class is at least a threshold, fitted to validation so "
+        f"that this share of the class is found: {wanted}. Sensitivity is the share of the class that is flagged, "
+        f"specificity the share of all others that is not, here on {where}; intervals are Wilson's, over lesions. "
+        "Beside it, what choosing the most probable class gives: the difference in specificity is what the flags cost."
+    )

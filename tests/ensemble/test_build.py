@@ -13,6 +13,7 @@ import pytest
 
 from core.errors import InputError
 from core.metrics import macro_recall
+from ensemble import predict
 from ensemble.build import main
 from ensemble.inference import load_ensemble
 from ensemble.members import read_studies
@@ -233,12 +234,36 @@ def test_top_k_is_a_number_that_every_architecture_has_or_auto(studies: Any, tri
     assert len(read(studies, "ensemble.json")["members"]) == 1
 
 
+def test_operating_point_is_written_down_reported_and_applied(
+    two: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(two, *TORCH, "--min-sensitivity", "mel=0.9", "--min-sensitivity", "vasc=.5") == 0
+    first, second = read(two, "ensemble.json")["operating_points"]
+    assert (first["class_name"], first["min_sensitivity"]) == ("mel", 0.9)
+    assert second["class_name"] == "vasc"
+    with (two.root / "ensemble" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert int(row["flag_mel"]) == (float(row["p_mel"]) >= first["threshold"])
+    mel = [int(row["flag_mel"]) for row in rows if row["true_class"] == "mel"]
+    told = read(two, "metrics.json")["test"]["operating_points"][0]
+    assert told["sensitivity"] == pytest.approx(sum(mel) / len(mel))
+    assert "Operating points" in (two.root / "ensemble" / "report.html").read_text()
+    assert "flagged for mel from p = " in capsys.readouterr().out
+    photo, out = two.manifest.file(two.split.test[0]), tmp_path / "out.csv"
+    assert predict.main([str(two.root / "ensemble"), str(photo), "--out", str(out), "--device", "cpu"]) == 0
+    with out.open() as file:
+        (row,) = csv.DictReader(file)
+    assert int(row["flag_mel"]) == (float(row["p_mel"]) >= first["threshold"])
+    assert "flag_vasc" in row
+
+
 def test_ensemble_of_the_first_format_predicts_as_it_did(two: Any) -> None:
     build(two, "--no-test")
     folder, files = two.root / "ensemble", [two.manifest.file(row) for row in two.split.val]
     fields = read(two, "ensemble.json")
     fields["decision"] = {"correction": "p / prior", "vote": "mean", "choice": "argmax"}
-    del fields["fitted"]
+    del fields["fitted"], fields["operating_points"]
     (folder / "ensemble.json").write_text(json.dumps(fields | {"format": 1}))
     members = load_ensemble(folder, device="cpu").estimators_
     corrected_MNC = []
@@ -425,6 +450,10 @@ def test_leftovers_of_killed_builds_neither_stay_nor_stop_a_build(two: Any) -> N
         (["--top-k", "2"], "`--top-k` must be at most 1"),
         (["--top-k", "0"], "`--top-k` must be a whole number from 1 to 1,000,000"),
         (["--vote", "median"], "`--vote` must be one of"),
+        (["--min-sensitivity", "bcc=0.9"], "`--min-sensitivity` must name one of mel, nv, vasc, but got bcc"),
+        (["--min-sensitivity", "mel=1"], "`--min-sensitivity` must be CLASS=SHARE with a share above 0 and below 1"),
+        (["--min-sensitivity", "mel=0.0"], "`--min-sensitivity` must be CLASS=SHARE"),
+        (["--min-sensitivity", "0.9"], "`--min-sensitivity` must be CLASS=SHARE"),
         (["--tau", "3.1"], "`--tau` must be auto or a number from 0 to 3, but got --tau=3.1"),
         (["--tau", "one"], "`--tau` must be auto or a number from 0 to 3, but got --tau=one"),
     ],

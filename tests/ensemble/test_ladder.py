@@ -28,7 +28,8 @@ def test_gain_is_the_paired_difference_to_the_step_before() -> None:
     assert (one.gain, one.gain_interval) == (None, None)
     assert two.gain == pytest.approx(two.recall - one.recall)
     assert one.interval == bootstrap_interval(labels_N, first_N, part.groups, 3)
-    recalls = [bootstrap_recalls(labels_N, predictions_N, part.groups, 3).mean(1) for predictions_N in (first_N, second_N)]
+    both = (first_N, second_N)
+    recalls = [bootstrap_recalls(labels_N, predictions_N, part.groups, 3).mean(1) for predictions_N in both]
     np.testing.assert_allclose(two.gain_interval, np.quantile(recalls[1] - recalls[0], [0.025, 0.975]))
     # Pairs tell what two intervals that overlap don't.
     assert two.gain_interval is not None
