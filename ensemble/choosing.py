@@ -117,7 +117,7 @@ def fit_members(
     vote: str = "mean",
     top_k: int | None = None,
     tau: float | None = None,
-) -> tuple[Fit, list[dict[str, Any]]]:
+) -> tuple[Fit, Chooser]:
     """Chooses among trials and fits their vote to validation.
 
     Args:
@@ -129,14 +129,14 @@ def fit_members(
         tau: How much of the prior to take out; None fits it.
 
     Returns:
-        The fit, with a weight for each of the trials, and the ways that were compared.
+        The fit, with a weight for each of the trials, and who chose.
     """
     priors_MC = np.asarray([member.trial.prior for member in members])
     truth = Truth.of(part.labels, part.groups, priors_MC.shape[1])
     archs = [member.study.timm_name for member in members]
     candidates = Candidates(probs_MNC=probs_MNC, priors_MC=priors_MC, archs=archs, truth=truth)
     chooser = Chooser(candidates, ways_to_vote(vote, top_k, candidates.most))
-    return fit_rule(probs_MNC, priors_MC, truth, chooser.weigh, tau=tau), chooser.compared()
+    return fit_rule(probs_MNC, priors_MC, truth, chooser.weigh, tau=tau), chooser
 
 
 def keep_voters(selection: Selection, fit: Fit, vote: str) -> tuple[Selection, npt.NDArray[np.int64]]:

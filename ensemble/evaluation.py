@@ -23,14 +23,12 @@ from core.metrics import (
     recall_per_class,
     wilson_interval,
 )
-from ensemble.crossfit import Hits
-from ensemble.decision import Rule, choose, correct_members, temper
-from ensemble.fitting import Fit
+from ensemble.decision import choose, correct_members
 from ensemble.ladder import Rung, climb
-from ensemble.operating import Flagged, flag, judge_flags
+from ensemble.operating import Flagged, judge_flags
 from ensemble.parts import Part
 from ensemble.spec import EnsembleSpec
-from ensemble.voting import soft_vote
+from ensemble.votes import Vote, take_vote
 
 
 class ClassRecall(NamedTuple):
@@ -136,48 +134,9 @@ class Evaluation:
         }
 
 
-class Vote(NamedTuple):
-    """What the members' vote says (N, C), step by step."""
-
-    raw_NC: npt.NDArray[np.float64]  # of the uncorrected members, each seeing one view
-    steps: tuple[tuple[str, npt.NDArray[np.float64]], ...]  # what follows: names and probabilities
-    flags: Sequence[Hits]  # which images each operating point flags (N,)
-
-    @property
-    def probs_NC(self) -> npt.NDArray[np.float64]:
-        """By the whole decision rule."""
-        return self.steps[-1][1]
-
-
-def take_vote(probs_MNC: Floats, spec: EnsembleSpec) -> Vote:
-    """Lets the members vote as the spec says.
-
-    Args:
-        probs_MNC: What each member believes, uncorrected.
-        spec: Priors and weights of the members, and the rule.
-    """
-    weights_M, rule = [member.weight for member in spec.members], spec.rule
-    corrected_MNC = correct_members(probs_MNC, np.asarray([member.prior for member in spec.members]), rule.tau)
-    voted_NC = soft_vote(corrected_MNC, weights_M, rule.vote)
-    raw_NC, probs_NC = soft_vote(probs_MNC, weights_M, rule.vote), temper(voted_NC, rule.temperature)
-    flags = flag(spec.operating_points, probs_NC, spec.classes)
-    return Vote(raw_NC, name_steps(rule, [voted_NC, probs_NC]), flags)
-
-
-def vote_out_of_fold(fit: Fit, flags: Sequence[Hits] = ()) -> Vote:
-    """The vote on the rows that it was fitted to, each time by what was fitted to the other folds."""
-    return Vote(fit.raw_NC, name_steps(fit.rule, [fit.corrected_NC, fit.probs_NC]), flags)
-
-
-def name_steps(
-    rule: Rule, probs: Sequence[npt.NDArray[np.float64]]
-) -> tuple[tuple[str, npt.NDArray[np.float64]], ...]:
-    """The steps of a rule that follow the vote, with what they give."""
-    names = [f"+ prior correction (tau {rule.tau:g})", f"+ temperature ({rule.temperature:.2f})"]
-    return tuple(zip(names, probs, strict=True))
-
-
-def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part, vote: Vote | None = None) -> Evaluation:
+def evaluate(
+    probs_MNC: Floats, spec: EnsembleSpec, part: Part, vote: Vote | None = None, plain_MNC: Floats | None = None
+) -> Evaluation:
     """Evaluates the members and their vote on one part of the data.
 
     Args:
@@ -186,12 +145,14 @@ def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part, vote: Vote | Non
         spec: The members and their rule.
         part: The images' lesions and true classes.
         vote: Their vote where anything was fitted to these very images, out of fold; None takes it by the rule.
+        plain_MNC: What each believes of one view, where `probs_MNC` are of several.
     """
-    vote = vote or take_vote(probs_MNC, spec)
+    vote = vote or take_vote(probs_MNC, spec, plain_MNC)
+    plain_MNC = probs_MNC if plain_MNC is None else plain_MNC
     corrected_MNC = correct_members(probs_MNC, np.asarray([member.prior for member in spec.members]))
     bootstrap = LesionBootstrap(part.labels, part.groups, len(spec.classes))
     names, singles = [member.name for member in spec.members], best_singles(spec)
-    steps = [(f"best single {spec.members[m].arch.name} ({names[m]})", probs_MNC[m]) for m in singles]
+    steps = [(f"best single {spec.members[m].arch.name} ({names[m]})", plain_MNC[m]) for m in singles]
     over_single = (("best single, p / prior", corrected_MNC[singles[-1]]), ("ensemble", vote.probs_NC))
     return Evaluation(
         part=part,
@@ -201,7 +162,7 @@ def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part, vote: Vote | Non
             _score(name, raw_NC, corrected_NC, part, spec.classes, bootstrap)
             for name, raw_NC, corrected_NC in zip(names, probs_MNC, corrected_MNC, strict=True)
         ),
-        ladder=climb([*steps, ("vote", vote.raw_NC), *vote.steps], part, bootstrap),
+        ladder=climb([*steps, *vote.steps], part, bootstrap),
         over_single=climb(over_single, part, bootstrap)[1],
         flagged=judge_flags(spec.operating_points, vote.flags, choose(vote.probs_NC), part, spec.classes),
     )

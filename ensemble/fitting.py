@@ -126,10 +126,10 @@ def fit_rule(
     weights_M, vote = fitted.voters
     rule = Rule(tau=fitted.tau, vote=vote, views=views, temperature=fitted.temperature)
     steps = (
-        _step("vote, uncorrected", f"{vote} of {np.count_nonzero(weights_M)}", raw_NC, truth),
-        _step("prior taken out whole", "tau 1", plain_NC, truth),
-        _step("tau", _told(rule.tau, [fold.tau for fold in folds], "g", fixed=tau is not None), corrected_NC, truth),
-        _step("temperature", _told(rule.temperature, [fold.temperature for fold in folds], ".2f"), probs_NC, truth),
+        measure("vote, uncorrected", f"{vote} of {np.count_nonzero(weights_M)}", raw_NC, truth),
+        measure("prior taken out whole", "tau 1", plain_NC, truth),
+        measure("tau", _told(rule.tau, [fold.tau for fold in folds], "g", fixed=tau is not None), corrected_NC, truth),
+        measure("temperature", _told(rule.temperature, [fold.temperature for fold in folds], ".2f"), probs_NC, truth),
     )
     return Fit(
         weights_M=weights_M,
@@ -174,7 +174,8 @@ def _told(value: float, of_folds: Sequence[float], form: str, *, fixed: bool = F
     return f"{value:{form}} ({min(of_folds):{form}} to {max(of_folds):{form}} in {len(of_folds)} folds)"
 
 
-def _step(name: str, value: str, probs_NC: Probs, truth: Truth) -> Step:
+def measure(name: str, value: str, probs_NC: Probs, truth: Truth) -> Step:
+    """What a step gives, from probabilities out of fold."""
     chosen_N, labels_N = choose(probs_NC), truth.labels_N
     confusion_CC = confusion_matrix(labels_N, chosen_N, truth.num_classes)
     hits_N = chosen_N == labels_N

@@ -15,7 +15,7 @@ from core.errors import InputError
 from core.metrics import macro_recall
 from ensemble import predict
 from ensemble.build import main
-from ensemble.inference import load_ensemble
+from ensemble.inference import ImageSet, load_ensemble
 from ensemble.members import read_studies
 from ensemble.parts import find_test
 
@@ -258,6 +258,43 @@ def test_operating_point_is_written_down_reported_and_applied(
     assert "flag_vasc" in row
 
 
+def test_views_are_shown_validated_reported_and_predicted_with(two: Any) -> None:
+    assert build(two, *TORCH, "--views", "4") == 0
+    folder = two.root / "ensemble"
+    assert read(two, "ensemble.json")["decision"]["views"] == 4
+    assert "+ 4 views" in (folder / "report.html").read_text()
+    figures = read(two, "metrics.json")
+    steps = [rung["step"] for rung in figures["test"]["ladder"]]
+    assert steps == [rung["step"] for rung in figures["validation"]["ladder"]]
+    assert steps[-3].startswith("+ prior correction")
+    with (folder / "predictions.csv").open() as file:
+        told_NC = [[float(row[f"p_{name}"]) for name in two.manifest.classes] for row in csv.DictReader(file)]
+    files = [two.manifest.file(row) for row in two.split.test]
+    ensemble = load_ensemble(folder, device="cpu")
+    np.testing.assert_allclose(told_NC, ensemble.predict_proba(files), rtol=1e-5)
+    views_VNC = ensemble.estimators_[0].predict_views(files)
+    assert len(views_VNC) == 4
+    assert np.ptp(views_VNC, axis=0).max() > 1e-4  # or nothing was turned
+    np.testing.assert_allclose(ensemble.estimators_[0].predict_proba(files), views_VNC.mean(axis=0), rtol=1e-5)
+
+
+def test_views_are_chosen_on_validation_and_leave_the_test_split_sealed(
+    two: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[set[int]] = []
+    original = ImageSet.of_manifest.__func__
+
+    def spy(cls: Any, manifest: Any, rows: Any, **options: Any) -> Any:
+        looked_at.append(set(rows.tolist()))
+        return original(cls, manifest, rows, **options)
+
+    monkeypatch.setattr(ImageSet, "of_manifest", classmethod(spy))
+    assert build(two, *TORCH, "--no-test", "--views", "auto") == 0
+    assert looked_at == [set(two.split.val.tolist())]
+    assert not (two.root / "test_openings.jsonl").exists()
+    assert "views" in [step["step"] for step in read(two, "ensemble.json")["fitted"]["out_of_fold"]]
+
+
 def test_ensemble_of_the_first_format_predicts_as_it_did(two: Any) -> None:
     build(two, "--no-test")
     folder, files = two.root / "ensemble", [two.manifest.file(row) for row in two.split.val]
@@ -454,6 +491,7 @@ def test_leftovers_of_killed_builds_neither_stay_nor_stop_a_build(two: Any) -> N
         (["--min-sensitivity", "mel=1"], "`--min-sensitivity` must be CLASS=SHARE with a share above 0 and below 1"),
         (["--min-sensitivity", "mel=0.0"], "`--min-sensitivity` must be CLASS=SHARE"),
         (["--min-sensitivity", "0.9"], "`--min-sensitivity` must be CLASS=SHARE"),
+        (["--views", "2"], "`--views` must be one of"),
         (["--tau", "3.1"], "`--tau` must be auto or a number from 0 to 3, but got --tau=3.1"),
         (["--tau", "one"], "`--tau` must be auto or a number from 0 to 3, but got --tau=one"),
     ],
