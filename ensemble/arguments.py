@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from core import cli
-from core.errors import shorten
+from core.errors import InputError, shorten
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-test", action="store_true", help="leave the test split sealed; report on validation only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--source", choices=("auto", "resident", "ffcv", "torch"), help="how images are read [auto]")
+    add_format_arguments(parser)
     return parser
 
 
@@ -88,3 +89,26 @@ def _tau(text: str) -> float | None:
     if not re.fullmatch(r"[0-3](\.[0-9]{1,6})?", text) or float(text) > 3:
         raise argparse.ArgumentTypeError(f"must be auto or a number from 0 to 3, but got {shorten(text)}")
     return float(text)
+
+
+def add_format_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds in which form predictions are written."""
+    parser.add_argument(
+        "--format", choices=("csv", "isic"), default="csv", help="isic: CSV of the ISIC 2018 challenge, task 3 [csv]"
+    )
+    parser.add_argument(
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="with --format isic: CSV whose column image names the rows to write, those of missing images too",
+    )
+
+
+def check_list(args: argparse.Namespace) -> None:
+    """Refuses a list that nothing would read.
+
+    Raises:
+        InputError: There is one without the format that needs it.
+    """
+    if args.list and args.format != "isic":
+        raise InputError("`--list` must be given with --format isic only. Add that or leave it out.")

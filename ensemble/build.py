@@ -14,12 +14,12 @@ import shlex
 import sys
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from core import cli
 from core.errors import InputError
-from ensemble.arguments import build_parser
+from ensemble.arguments import build_parser, check_list
 
 # torch, scikit-learn and matplotlib take seconds to import and --help must not: they are imported inside functions.
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def build(args: argparse.Namespace, command: str) -> int:
     resolve_device(args.device)
     studies = open_studies(args.studies, with_models=True)
     found, wanted = read_studies(studies, args.study), _wanted(args)
-    check_classes(wanted.min_sensitivity, found[0].info["data"]["classes"])
+    classes = found[0].info["data"]["classes"]
+    check_classes(wanted.min_sensitivity, classes)
+    listed = _listed(args, classes)
     candidates = choose_members(found, top_k=wanted.top_k, archs=args.archs)
     check_replaceable(studies.ensemble)
     selection, spec, validation = learn(candidates, wanted, command, partial(_see_validation, args))
@@ -76,7 +78,7 @@ def build(args: argparse.Namespace, command: str) -> int:
             views_VMNC = view_probas(ensemble, images)
             test = evaluate(views_VMNC.mean(axis=0), spec, part, plain_MNC=views_VMNC[0])
             report = dataclasses.replace(report, test=test, opening=opening)
-    write_report(studies.ensemble, report)
+    write_report(studies.ensemble, report, listed)
     studies.publish(studies.ensemble)
     _conclude(studies.ensemble, report)
     return 0
@@ -91,6 +93,16 @@ def _wanted(args: argparse.Namespace) -> Wanted:
     return Wanted(args.vote, _top_k(args), args.tau, views, args.min_sensitivity)
 
 
+def _listed(args: argparse.Namespace, classes: list[str]) -> list[str] | None:
+    """The images that the challenge's file must have rows of, empty for those of the test split; None without one."""
+    from ensemble.isic import challenge_places, read_list
+
+    if args.format != "isic":
+        return None
+    challenge_places(classes)
+    return read_list(args.list) if args.list else []
+
+
 def _see_validation(args: argparse.Namespace, selection: Selection, spec: EnsembleSpec) -> npt.NDArray[np.float64]:
     """Shows the validation images, and no others, to the members."""
     from ensemble.inference import assemble, view_probas
@@ -102,6 +114,11 @@ def _see_validation(args: argparse.Namespace, selection: Selection, spec: Ensemb
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
+    check_list(args)
+    if args.no_test and args.format == "isic":
+        raise InputError(
+            "`--format isic` must not be given with --no-test, as it is of the test split. Leave one of them out."
+        )
     for name in ("data", "source"):
         if args.no_test and args.views == "1" and getattr(args, name):
             raise InputError(
@@ -135,9 +152,12 @@ def _open_part(
     """Gets everything ready that a part needs, so that nothing can be refused once its images are looked at."""
     from core.device import resolve_device
     from ensemble.inference import ImageSet
+    from ensemble.isic import check_unique
     from ensemble.parts import find_part
 
     manifest, rows, part = find_part(selection.members[0].study, name, args.data)
+    if args.format == "isic":
+        check_unique([PurePosixPath(image).stem for image in part.images])
     images = stack.enter_context(ImageSet.of_manifest(manifest, rows, kind=args.source or "auto"))
     for member in spec.members:
         images.source(member.arch.image_size, resolve_device(args.device))

@@ -10,7 +10,7 @@ from core.files import remove_leftovers, written_aside
 from ensemble.spec import EnsembleSpec
 
 # What earlier builds wrote, killed ones included, which leave what they were writing aside.
-_OWN_FILE = r"(ensemble\.json|metrics\.json|predictions\.csv|report\.html|report\.md)"
+_OWN_FILE = r"(ensemble\.json|metrics\.json|predictions\.csv|predictions-isic\.csv|report\.html|report\.md)"
 _OWN = re.compile(rf"{_OWN_FILE}|\.{_OWN_FILE}\.[0-9a-f]{{12}}\.tmp|members|members/[^/]+-\d{{4,}}\.safetensors")
 _OTHERS_MAY_BE_WRITING_S = 3600.0  # copying the members takes seconds
 

@@ -1,11 +1,13 @@
 """Writes what an ensemble's folder tells people and programs: report.html, report.md, metrics.json, predictions.csv."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from core.files import write_csv, write_json, written_aside
 from ensemble.decision import choose
 from ensemble.evaluation import Evaluation
+from ensemble.isic import challenge_rows, tell_missing
 from ensemble.markdown import render_markdown
 from ensemble.page import render_page
 from ensemble.predictions import told
@@ -21,13 +23,27 @@ def rehearse(report: Report) -> None:
     render_page(report)
 
 
-def write_report(folder: Path, report: Report) -> None:
-    """Writes all four files; the page comes last."""
+def write_report(folder: Path, report: Report, listed: Sequence[str] | None = None) -> None:
+    """Writes all files; the page comes last.
+
+    Args:
+        folder: Where they go.
+        report: What they tell.
+        listed: See `ensemble.isic.challenge_rows`; None writes no file for the challenge.
+    """
+    if listed is not None:
+        _write_challenge(folder, report.judged, report.spec, listed)
     write_json(folder / "metrics.json", metrics(report))
     write_csv(folder / "predictions.csv", _predictions(report.judged, report.spec))
     for name, text in (("report.md", render_markdown(report)), ("report.html", render_page(report))):
         with written_aside(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
+
+
+def _write_challenge(folder: Path, evaluation: Evaluation, spec: EnsembleSpec, listed: Sequence[str]) -> None:
+    names = [PurePosixPath(image).stem for image in evaluation.part.images]
+    tell_missing(listed, names)
+    write_csv(folder / "predictions-isic.csv", challenge_rows(names, evaluation.probs_NC, spec.classes, listed))
 
 
 def metrics(report: Report) -> dict[str, Any]:

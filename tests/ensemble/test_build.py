@@ -295,6 +295,24 @@ def test_views_are_chosen_on_validation_and_leave_the_test_split_sealed(
     assert "views" in [step["step"] for step in read(two, "ensemble.json")["fitted"]["out_of_fold"]]
 
 
+def test_challenge_file_has_the_test_split_and_what_else_is_listed(
+    two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ensemble.isic.CLASSES", ("NV", "MEL", "VASC"))
+    names = [Path(two.manifest.paths[row]).stem for row in two.split.test]
+    (tmp_path / "list.csv").write_text("\n".join(["image", "gone", *names]))
+    assert build(two, *TORCH, "--format", "isic", "--list", str(tmp_path / "list.csv")) == 0
+    folder = two.root / "ensemble"
+    with (folder / "predictions-isic.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["gone", *names]
+    with (folder / "predictions.csv").open() as file:
+        ours = list(csv.DictReader(file))
+    assert [float(row["NV"]) for row in rows[1:]] == pytest.approx([float(row["p_nv"]) for row in ours], abs=2e-9)
+    assert "1 of 16 listed images are not there, equal shares: gone" in capsys.readouterr().out
+    assert build(two, "--no-test") == 0  # what was written before is our own
+
+
 def test_ensemble_of_the_first_format_predicts_as_it_did(two: Any) -> None:
     build(two, "--no-test")
     folder, files = two.root / "ensemble", [two.manifest.file(row) for row in two.split.val]
@@ -492,6 +510,9 @@ def test_leftovers_of_killed_builds_neither_stay_nor_stop_a_build(two: Any) -> N
         (["--min-sensitivity", "mel=0.0"], "`--min-sensitivity` must be CLASS=SHARE"),
         (["--min-sensitivity", "0.9"], "`--min-sensitivity` must be CLASS=SHARE"),
         (["--views", "2"], "`--views` must be one of"),
+        (["--format", "isic"], "`--format isic` must be asked of an ensemble of the challenge's classes"),
+        (["--format", "isic", "--no-test"], "`--format isic` must not be given with --no-test"),
+        (["--list", "x.csv"], "`--list` must be given with --format isic only"),
         (["--tau", "3.1"], "`--tau` must be auto or a number from 0 to 3, but got --tau=3.1"),
         (["--tau", "one"], "`--tau` must be auto or a number from 0 to 3, but got --tau=one"),
     ],

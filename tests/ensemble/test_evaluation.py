@@ -3,12 +3,15 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
 from core.archs import Arch
-from core.metrics import wilson_interval
+from core.metrics import LesionBootstrap, confusion_matrix, macro_recall, wilson_interval
 from ensemble.decision import Rule
 from ensemble.evaluation import Evaluation, evaluate
+from ensemble.ladder import climb
 from ensemble.parts import Part
 from ensemble.spec import EnsembleSpec, MemberSpec
 
@@ -135,3 +138,18 @@ def test_ladder_climbs_from_the_best_of_each_architecture_to_the_ensemble() -> N
     assert evaluation.ladder[3].recall == evaluation.ladder[4].recall == evaluation.blend.recall
     assert evaluation.ladder[4].nll == evaluation.blend.nll
     assert evaluation.over_single.gain == pytest.approx(evaluation.blend.recall - evaluation.members[0].recall)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_recall_of_any_ensemble_agrees_with_scikit_learn_to_the_last_digit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels_N = np.concatenate([np.arange(7), rng.integers(0, 7, 40)])
+    probs_NC = rng.dirichlet(np.ones(7), 47)
+    names = tuple(str(n) for n in range(47))
+    predictions_N = probs_NC.argmax(axis=1)
+    ours = macro_recall(confusion_matrix(labels_N, predictions_N, 7))
+    assert ours == recall_score(labels_N, predictions_N, average="macro")
+    assert ours == balanced_accuracy_score(labels_N, predictions_N)
+    bootstrap = LesionBootstrap(labels_N, names, 7, resamples=10)
+    (rung,) = climb([("vote", probs_NC)], Part(images=names, groups=names, labels=labels_N), bootstrap)
+    assert rung.recall == ours
