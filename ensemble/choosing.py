@@ -135,8 +135,16 @@ def fit_members(
     truth = Truth.of(part.labels, part.groups, priors_MC.shape[1])
     archs = [member.study.timm_name for member in members]
     candidates = Candidates(probs_MNC=probs_MNC, priors_MC=priors_MC, archs=archs, truth=truth)
+    return fit_candidates(candidates, vote=vote, top_k=top_k, tau=tau)
+
+
+def fit_candidates(
+    candidates: Candidates, *, vote: str = "mean", top_k: int | None = None, tau: float | None = None
+) -> tuple[Fit, Chooser]:
+    """As `fit_members`, from arrays."""
     chooser = Chooser(candidates, ways_to_vote(vote, top_k, candidates.most))
-    return fit_rule(probs_MNC, priors_MC, truth, chooser.weigh, tau=tau), chooser
+    fit = fit_rule(candidates.probs_MNC, candidates.priors_MC, candidates.truth, chooser.weigh, tau=tau)
+    return fit, chooser
 
 
 def keep_voters(selection: Selection, fit: Fit, vote: str) -> tuple[Selection, npt.NDArray[np.int64]]:

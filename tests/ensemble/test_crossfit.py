@@ -64,7 +64,15 @@ def test_recall_of_candidates_is_the_macro_recall(seed: int) -> None:
 def test_standard_error_is_the_known_one() -> None:
     # One class of 400 independent lesions at recall 0.8: sqrt(0.8 * 0.2 / 400) = 0.02.
     truth = Truth.of(np.zeros(400, int), [str(n) for n in range(400)], 1)
-    assert truth.standard_error(np.arange(400) % 5 > 0) == pytest.approx(0.02, rel=0.1)
+    assert truth.standard_error(np.arange(400) % 5 > 0) == pytest.approx(0.02)
+
+
+def test_standard_error_is_near_that_of_the_bootstrap_over_lesions() -> None:
+    truth = random_truth(3, lesions=300)
+    hits_N = np.random.default_rng(0).random(len(truth.labels_N)) < 0.7
+    hits_N[truth.labels_N == 2] = np.char.endswith(truth.groups_N[truth.labels_N == 2], "1")  # whole lesions
+    resampled = truth.bootstrap.macro_recalls(hits_N[None])
+    assert truth.standard_error(hits_N) == pytest.approx(resampled.std(), rel=0.1)
 
 
 def test_simplest_is_taken_unless_the_best_is_more_than_a_standard_error_better() -> None:
