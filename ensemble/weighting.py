@@ -126,17 +126,20 @@ def select_greedily(probs_CMN: npt.NDArray[np.float32], truth: Truth) -> Weights
 
     Source: Caruana, Niculescu-Mizil, Crew, Ksikes, "Ensemble selection from libraries of models", ICML 2004, section 2.
     """
-    balance_N, places = truth.balance_N.astype(np.float32), np.arange(len(truth.labels_N))
-    true_MN = np.ascontiguousarray(probs_CMN[truth.labels_N, :, places].T)
+    labels_N, places = truth.labels_N, np.arange(len(truth.labels_N))
+    balance_N = truth.balance_N.astype(np.float32)
+    true_MN = np.ascontiguousarray(probs_CMN[labels_N, :, places].T)
+    rivals_CMN = probs_CMN.copy()
+    rivals_CMN[labels_N, :, places] = -np.inf  # what must be passed: a tie is no hit
     votes_M = np.zeros(probs_CMN.shape[1], np.int64)
     sum_CN = np.zeros((len(probs_CMN), len(places)), np.float32)
     best, best_recall = votes_M, -1.0
     top_MN, one_MN = np.empty_like(true_MN), np.empty_like(true_MN)
     for _ in range(_GREEDY_ROUNDS):
-        np.add(probs_CMN[0], sum_CN[0], out=top_MN)
-        for probs_MN, sum_N in zip(probs_CMN[1:], sum_CN[1:], strict=True):
-            np.maximum(top_MN, np.add(probs_MN, sum_N, out=one_MN), out=top_MN)
-        hits_MN = np.add(true_MN, sum_CN[truth.labels_N, places], out=one_MN) >= top_MN
+        np.add(rivals_CMN[0], sum_CN[0], out=top_MN)
+        for rivals_MN, sum_N in zip(rivals_CMN[1:], sum_CN[1:], strict=True):
+            np.maximum(top_MN, np.add(rivals_MN, sum_N, out=one_MN), out=top_MN)
+        hits_MN = np.add(true_MN, sum_CN[labels_N, places], out=one_MN) > top_MN
         recalls_M = (hits_MN.astype(np.float32) @ balance_N).round(6)
         equal = np.flatnonzero(recalls_M == recalls_M.max()).tolist()
         chosen = min(equal, key=lambda m: votes_M[m] == 0)
