@@ -75,9 +75,7 @@ class Chooser:
                 "macro_recall_interval": list(truth.interval(hits_N)),
                 "chosen": way == chosen,
             }
-            for way, recall, hits_N in zip(
-                self.ways, truth.recalls(self._hits_KN).tolist(), self._hits_KN, strict=True
-            )
+            for way, recall, hits_N in zip(self.ways, truth.recalls(self._hits_KN).tolist(), self._hits_KN, strict=True)
         ]
 
     def _cross_fit(self) -> Hits:
@@ -92,7 +90,7 @@ class Chooser:
                 ways = [self.ways[k] for k in places]
                 weights_KM = np.stack([candidates.weigh(way.name, way.top_k, fit_N) for way in ways])
                 voted_KNC = np.tensordot(weights_KM, values_MNC[:, held_N], axes=1)
-                hits_KN[np.ix_(places, np.flatnonzero(held_N))] = voted_KNC.argmax(axis=2) == truth.labels_N[held_N]
+                hits_KN[np.ix_(np.asarray(places), np.flatnonzero(held_N))] = voted_KNC.argmax(axis=2) == truth.labels_N[held_N]
         return hits_KN
 
 

@@ -48,9 +48,7 @@ class Truth:
 
     def take(self, mask_N: Mask) -> "Truth":
         """Some of the rows."""
-        return Truth(
-            labels_N=self.labels_N[mask_N], groups_N=self.groups_N[mask_N], num_classes=self.num_classes
-        )
+        return Truth(labels_N=self.labels_N[mask_N], groups_N=self.groups_N[mask_N], num_classes=self.num_classes)
 
     @cached_property
     def balance_N(self) -> npt.NDArray[np.float64]:

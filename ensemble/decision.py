@@ -115,14 +115,14 @@ def temper(probs_NC: Floats, temperature: float) -> npt.NDArray[np.float64]:
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, section 4.2.
     """
-    probs_NC = np.asarray(probs_NC, np.float64)
+    told_NC: npt.NDArray[np.float64] = np.asarray(probs_NC, np.float64)
     if temperature == 1:
-        return probs_NC
-    logs_NC = np.log(np.maximum(probs_NC, SMALLEST_PROBABILITY)) / temperature
+        return told_NC
+    logs_NC = np.log(np.maximum(told_NC, SMALLEST_PROBABILITY)) / temperature
     powers_NC = np.exp(logs_NC - logs_NC.max(axis=1, keepdims=True))
     tempered_NC: npt.NDArray[np.float64] = powers_NC / powers_NC.sum(axis=1, keepdims=True)
     # Two that differ in their last bit may come out equal, and then the first would be chosen.
-    chosen_N = choose(probs_NC)
+    chosen_N = choose(told_NC)
     tied = np.flatnonzero(choose(tempered_NC) != chosen_N)
     tempered_NC[tied, chosen_N[tied]] = np.nextafter(tempered_NC[tied].max(axis=1), np.inf)
     assert np.array_equal(choose(tempered_NC), chosen_N), "a temperature changes no decision"

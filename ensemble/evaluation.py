@@ -23,6 +23,7 @@ from core.metrics import (
     recall_per_class,
     wilson_interval,
 )
+from ensemble.crossfit import Truth
 from ensemble.decision import choose, correct_members
 from ensemble.ladder import Rung, climb
 from ensemble.operating import Flagged, judge_flags
@@ -150,7 +151,8 @@ def evaluate(
     vote = vote or take_vote(probs_MNC, spec, plain_MNC)
     plain_MNC = probs_MNC if plain_MNC is None else plain_MNC
     corrected_MNC = correct_members(probs_MNC, np.asarray([member.prior for member in spec.members]))
-    bootstrap = LesionBootstrap(part.labels, part.groups, len(spec.classes))
+    truth = Truth.of(part.labels, part.groups, len(spec.classes))
+    bootstrap = truth.bootstrap
     names, singles = [member.name for member in spec.members], best_singles(spec)
     steps = [(f"best single {spec.members[m].arch.name} ({names[m]})", plain_MNC[m]) for m in singles]
     over_single = (("best single, p / prior", corrected_MNC[singles[-1]]), ("ensemble", vote.probs_NC))
@@ -164,7 +166,7 @@ def evaluate(
         ),
         ladder=climb([*steps, *vote.steps], part, bootstrap),
         over_single=climb(over_single, part, bootstrap)[1],
-        flagged=judge_flags(spec.operating_points, vote.flags, choose(vote.probs_NC), part, spec.classes),
+        flagged=judge_flags(spec.operating_points, vote.flags, choose(vote.probs_NC), truth, spec.classes),
     )
 
 

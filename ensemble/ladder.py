@@ -53,9 +53,7 @@ class Rung(NamedTuple):
         }
 
 
-def climb(
-    steps: Sequence[tuple[str, Floats]], part: Part, bootstrap: LesionBootstrap
-) -> tuple[Rung, ...]:
+def climb(steps: Sequence[tuple[str, Floats]], part: Part, bootstrap: LesionBootstrap) -> tuple[Rung, ...]:
     """Judges each step, and against the step before.
 
     Args:

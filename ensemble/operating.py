@@ -13,7 +13,6 @@ import numpy.typing as npt
 from core.errors import InputError
 from core.metrics import Floats, Interval, wilson_interval
 from ensemble.crossfit import Hits, Truth
-from ensemble.parts import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +106,7 @@ def fit_points(
                 f"`--min-sensitivity` must name a class of which validation has images, but got {name}. Leave it out."
             )
         points.append(
-            OperatingPoint(
-                class_name=name, min_sensitivity=least, threshold=fit_threshold(probs_N, is_class_N, least)
-            )
+            OperatingPoint(class_name=name, min_sensitivity=least, threshold=fit_threshold(probs_N, is_class_N, least))
         )
         flagged_N = np.zeros(len(probs_N), bool)
         for fit_N, held_N in truth.held_out():
@@ -133,7 +130,7 @@ def judge_flags(
     points: Sequence[OperatingPoint],
     flags: Sequence[Hits],
     chosen_N: npt.NDArray[np.int64],
-    part: Part,
+    truth: Truth,
     classes: Sequence[str],
 ) -> tuple[Flagged, ...]:
     """Judges flags, beside the choice of one class.
@@ -142,13 +139,13 @@ def judge_flags(
         points: What was fitted.
         flags: Which images each flags (N,).
         chosen_N: The class chosen for each image.
-        part: The images' lesions and true classes.
+        truth: The images' lesions and true classes.
         classes: Class names.
     """
     judged = []
     for point, flagged_N in zip(points, flags, strict=True):
         c = list(classes).index(point.class_name)
-        is_class_N, groups_N = part.labels == c, np.asarray(part.groups, str)
+        is_class_N, groups_N = truth.labels_N == c, truth.groups_N
         sensitivity, found = _share(flagged_N, is_class_N, groups_N)
         specificity, spared = _share(~flagged_N, ~is_class_N, groups_N)
         judged.append(

@@ -39,9 +39,8 @@ def _header(report: Report) -> Iterator[str]:
 
 
 def _sections(report: Report) -> Iterator[str]:
-    told = (_result, _ladder, _classifiers, _fitted, _classes, _flags, _confusions, _curves, _findings)
-    told += (_members, _data, _reproduce)
-    for section in told:
+    figures = (_result, _ladder, _classifiers, _fitted, _classes, _flags, _confusions)
+    for section in (*figures, _curves, _findings, _members, _data, _reproduce):
         if text := "".join(section(report)):
             yield f"<section>{text}</section>"
 

@@ -16,7 +16,6 @@ from core.errors import InputError
 from core.manifest import Manifest
 from ensemble.members import Member, Study
 
-
 # How messages speak of a part: what the study did with it, and what builds without its images.
 _DID = {"val": "validated on", "test": "sealed"}
 _WITHOUT = {"val": "with --views 1", "test": "with --no-test"}

@@ -44,14 +44,14 @@ def votes_at(
 def fit_temperature(probs_NC: Floats, labels_N: npt.NDArray[np.int64]) -> float:
     """The temperature that makes the probabilities most likely, for `ensemble.decision.temper`.
 
-    Each row is taken to be a little of every class, as if there were one more example of each: else the best one
-    for few rows that are all classified rightly would be 0.
+    Each row is taken to be a little of every class, all together one example: else the best one for few rows that are
+    all classified rightly would be 0.
 
     Source: Platt, "Probabilistic outputs for support vector machines" (1999), section 2.2, for that.
     """
     logs_NC = np.log(np.maximum(np.asarray(probs_NC, np.float64), SMALLEST_PROBABILITY))
     count, classes = logs_NC.shape
-    other = 1 / (count + classes)
+    other = 1 / ((count + 1) * classes)
     true_N = logs_NC[np.arange(count), labels_N]
     told = ((1 - classes * other) * true_N + other * logs_NC.sum(axis=1)).mean()
     top_N1 = logs_NC.max(axis=1, keepdims=True)

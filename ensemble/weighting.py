@@ -111,7 +111,8 @@ def likeliest_weights(true_MN: Floats, balance_N: Floats) -> Weights:
     for _ in range(_EM_STEPS):
         weights_M *= true_MN @ (balance_N / (weights_M @ true_MN))
     weights_M[weights_M < _LEAST_WEIGHT] = 0
-    return weights_M / weights_M.sum()
+    shares_M: Weights = weights_M / weights_M.sum()
+    return shares_M
 
 
 def select_greedily(probs_CMN: npt.NDArray[np.float32], truth: Truth) -> Weights:
@@ -147,4 +148,5 @@ def select_greedily(probs_CMN: npt.NDArray[np.float32], truth: Truth) -> Weights
         sum_CN += probs_CMN[:, chosen]
         if recalls_M[chosen] > best_recall:
             best, best_recall = votes_M.copy(), float(recalls_M[chosen])
-    return best / best.sum()
+    shares_M: Weights = best / best.sum()
+    return shares_M

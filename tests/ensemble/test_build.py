@@ -96,9 +96,7 @@ def test_test_figures_are_those_of_a_computation_by_hand(two: Any) -> None:
     assert rule["tau"] == 1  # all validation images are recognised with each
     powers_NC = (sum(corrected_MNC) / 2) ** (1 / rule["temperature"])
     voted_NC = powers_NC / powers_NC.sum(axis=1, keepdims=True)
-    for probs_NC, told in zip(
-        [voted_NC, *corrected_MNC], [figures["ensemble"], *figures["members"]], strict=True
-    ):
+    for probs_NC, told in zip([voted_NC, *corrected_MNC], [figures["ensemble"], *figures["members"]], strict=True):
         found = [(probs_NC.argmax(axis=1) == labels)[labels == c].mean() for c in range(3)]
         assert told["macro_recall"] == pytest.approx(np.mean(found)), told["name"]
         nll = -np.log(probs_NC[np.arange(len(labels)), labels]).mean()
@@ -183,9 +181,7 @@ def test_changed_data_are_refused_before_anything_is_written(
     assert not (two.root / "test_openings.jsonl").exists()
 
 
-def test_what_is_fitted_is_written_down_with_figures_out_of_fold(
-    two: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_fitted_is_written_down_with_figures_out_of_fold(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
     build(two, "--no-test", "--tau", "0.5")
     ensemble = read(two, "ensemble.json")
     assert ensemble["decision"]["tau"] == 0.5

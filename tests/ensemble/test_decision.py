@@ -78,7 +78,7 @@ def test_writing_and_reading_a_rule_is_the_identity(rule: Rule) -> None:
     ],
 )
 def test_unknown_rule_is_refused(change: dict[str, Any], reason: str) -> None:
-    with pytest.raises(InputError, match="`decision` must be .* Update this project or build") as told:
+    with pytest.raises(InputError, match=r"`decision` must be .* Update this project or build") as told:
         Rule.from_dict({**PLAIN.to_dict(), **change}, version=2)
     assert reason in str(told.value)
 

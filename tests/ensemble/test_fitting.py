@@ -6,7 +6,7 @@ import pytest
 from core.metrics import confusion_matrix, macro_recall
 from ensemble.crossfit import Truth
 from ensemble.decision import choose, correct_members, temper
-from ensemble.fitting import fit_rule
+from ensemble.fitting import Voters, fit_rule
 from ensemble.voting import soft_vote
 
 PRIOR = np.array([0.6, 0.3, 0.1])
@@ -22,14 +22,15 @@ def members(count: int, *, tau: float, number: int = 2, seed: int = 0) -> tuple[
     return probs_MNC, np.tile(PRIOR, (number, 1)), Truth.of(labels_N, [str(n) for n in range(count)], 3)
 
 
-def equal(rows_N: np.ndarray) -> np.ndarray:
-    return np.array([0.5, 0.5])
+def equal(rows_N: np.ndarray) -> Voters:
+    return Voters(np.array([0.5, 0.5]), "mean")
 
 
-def test_tau_stays_at_one_where_theory_is_right() -> None:
+def test_tau_stays_at_one_where_a_member_believes_true_posteriors() -> None:
     for seed in range(5):
-        probs_MNC, priors_MC, truth = members(600, tau=1, seed=seed)
-        assert fit_rule(probs_MNC, priors_MC, truth, equal).rule.tau == 1
+        probs_MNC, priors_MC, truth = members(600, tau=1, number=1, seed=seed)
+        alone = fit_rule(probs_MNC, priors_MC, truth, lambda rows_N: Voters(np.ones(1), "mean"))
+        assert alone.rule.tau == 1
 
 
 def test_tau_moves_where_members_count_the_prior_otherwise() -> None:
@@ -57,9 +58,9 @@ def test_weights_are_chosen_without_the_rows_that_they_are_judged_by() -> None:
     probs_MNC, priors_MC, truth = members(100, tau=1)
     seen: list[np.ndarray] = []
 
-    def weigh(rows_N: np.ndarray) -> np.ndarray:
+    def weigh(rows_N: np.ndarray) -> Voters:
         seen.append(rows_N)
-        return np.array([1.0, 0.0]) if rows_N.all() else np.array([0.0, 1.0])
+        return Voters(np.array([1.0, 0.0]) if rows_N.all() else np.array([0.0, 1.0]), "mean")
 
     fit = fit_rule(probs_MNC, priors_MC, truth, weigh, tau=0.0)
     assert fit.weights_M.tolist() == [1, 0]
@@ -70,7 +71,7 @@ def test_weights_are_chosen_without_the_rows_that_they_are_judged_by() -> None:
 
 def test_temperature_changes_nll_and_no_decision() -> None:
     probs_MNC, priors_MC, truth = members(500, tau=1)
-    fit = fit_rule(probs_MNC**3 / (probs_MNC**3).sum(axis=2, keepdims=True), priors_MC, truth, equal)
+    fit = fit_rule(probs_MNC**5 / (probs_MNC**5).sum(axis=2, keepdims=True), priors_MC, truth, equal)
     assert fit.rule.temperature > 1.2
     tau, temperature = fit.steps[-2:]
     assert temperature.recall == tau.recall

@@ -51,7 +51,7 @@ def test_scorer_finds_the_recall_that_we_report(drawn: Any, tmp_path: Path) -> N
 
 
 def test_ties_would_have_cost_recall(drawn: Any, tmp_path: Path) -> None:
-    names, labels_N, probs_NC, truth = drawn
+    names, _, probs_NC, truth = drawn
     rows = challenge_rows(names, probs_NC, OURS, read_list(truth))
     tied = [row | dict.fromkeys(CLASSES, 1 / 7) for row in rows[:5]] + rows[5:]
     for name, told in (("ours", rows), ("tied", tied)):

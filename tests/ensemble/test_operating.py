@@ -9,7 +9,6 @@ from core.errors import InputError
 from core.metrics import wilson_interval
 from ensemble.crossfit import Truth
 from ensemble.operating import OperatingPoint, check_classes, fit_points, fit_threshold, flag, flag_columns, judge_flags
-from ensemble.parts import Part
 
 CLASSES = ("mel", "nv")
 
@@ -48,11 +47,11 @@ def test_flags_of_the_rows_that_were_fitted_to_are_by_thresholds_of_the_other_fo
 
 
 def test_flags_are_judged_by_lesions_beside_the_choice() -> None:
-    part = Part(images=("1", "2", "3", "4", "5"), groups=("x", "x", "y", "z", "w"), labels=np.array([0, 0, 0, 1, 1]))
+    truth = Truth.of([0, 0, 0, 1, 1], ["x", "x", "y", "z", "w"], 2)
     point = OperatingPoint(class_name="mel", min_sensitivity=0.9, threshold=0.3)
     mel_N = np.array([0.9, 0.4, 0.2, 0.35, 0.1])
     flags = flag([point], np.stack([mel_N, 1 - mel_N], axis=1), CLASSES)
-    (judged,) = judge_flags([point], flags, (mel_N < 0.5).astype(int), part, CLASSES)
+    (judged,) = judge_flags([point], flags, (mel_N < 0.5).astype(int), truth, CLASSES)
     assert (judged.sensitivity, judged.specificity) == (pytest.approx(2 / 3), 0.5)
     assert (judged.argmax_sensitivity, judged.argmax_specificity) == (pytest.approx(1 / 3), 1)
     assert judged.sensitivity_interval == wilson_interval(2 / 3, 2)
@@ -61,9 +60,9 @@ def test_flags_are_judged_by_lesions_beside_the_choice() -> None:
 
 
 def test_part_without_the_class_has_no_sensitivity() -> None:
-    part = Part(images=("1",), groups=("x",), labels=np.array([1]))
+    truth = Truth.of([1], ["x"], 2)
     point = OperatingPoint(class_name="mel", min_sensitivity=0.9, threshold=0.3)
-    (judged,) = judge_flags([point], [np.array([True])], np.array([1]), part, CLASSES)
+    (judged,) = judge_flags([point], [np.array([True])], np.array([1]), truth, CLASSES)
     assert (judged.sensitivity, judged.sensitivity_interval, judged.specificity) == (None, None, 0)
 
 

@@ -16,6 +16,7 @@ ARCH = Arch(name="a", timm_name="a", image_size=32, mean=(0.5, 0.5, 0.5), std=(0
 
 POINT = {"class_name": "mel", "min_sensitivity": 0.9, "threshold": 0.25}
 
+
 @pytest.fixture
 def spec() -> EnsembleSpec:
     member = MemberSpec(

@@ -45,9 +45,9 @@ def test_no_other_temperature_is_more_likely() -> None:
 
 def test_few_rows_that_are_all_right_do_not_make_certainty() -> None:
     probs_NC = np.tile([0.8, 0.1, 0.1], (15, 1))
-    # The likeliest with one more example of each class: p(true) = 16 / 18.
+    # The likeliest with one more example, of every class alike: p(true) = (15 + 1 / 3) / 16.
     tempered_NC = temper(probs_NC, fit_temperature(probs_NC, np.zeros(15, int)))
-    np.testing.assert_allclose(tempered_NC[0, 0], 16 / 18, rtol=1e-3)
+    np.testing.assert_allclose(tempered_NC[0, 0], (15 + 1 / 3) / 16, rtol=1e-3)
 
 
 def test_temperature_stays_in_its_range_where_probabilities_say_nothing() -> None:

@@ -15,7 +15,7 @@ from sklearn.naive_bayes import GaussianNB
 
 import ensemble.voting
 from core.errors import InputError
-from ensemble.decision import Rule
+from ensemble.decision import PLAIN, Rule
 from ensemble.voting import SoftVotingEnsemble, soft_vote
 
 # Three members, two examples, two classes.
@@ -152,7 +152,8 @@ def test_ensemble_is_a_classifier_that_clone_copies_unfitted() -> None:
 def test_ensemble_constructor_stores_and_checks_nothing() -> None:
     priors = [[1.0]]
     ensemble = SoftVotingEnsemble([], weights=[-1.0], priors=priors)
-    assert ensemble.get_params(deep=False) == {"estimators": [], "weights": [-1.0], "priors": priors}
+    stored = {"estimators": [], "weights": [-1.0], "priors": priors, "rule": PLAIN}
+    assert ensemble.get_params(deep=False) == stored
     assert ensemble.priors is priors
 
 
