@@ -134,6 +134,18 @@ class Augmenter:
         return views.contiguous(memory_format=torch.channels_last)
 
 
+def dihedral_view(views_BCHH: torch.Tensor, number: int) -> torch.Tensor:
+    """One of the eight ways in which a square can lie: 0 as it is, 1 to 3 turned by right angles, 4 to 7 mirrored too.
+
+    Args:
+        views_BCHH: Normalised images, channels_last.
+        number: Which way, 0 to 7.
+    """
+    mirrored, quarters = divmod(number, 4)
+    views_BCHH = views_BCHH.flip(3) if mirrored else views_BCHH
+    return torch.rot90(views_BCHH, quarters, (2, 3)).contiguous(memory_format=torch.channels_last)
+
+
 def _affine(*, angle: torch.Tensor, flips: torch.Tensor, zoom: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Matrices (B, 2, 3) from output to input coordinates in [-1, 1]: flip, then turn and zoom, then shift."""
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom

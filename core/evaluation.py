@@ -1,6 +1,6 @@
 """What a model believes of images, and how that fares against the truth.
 
-Shapes: N examples, B batch, C classes.
+Shapes: V views, N examples, B batch, C classes.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core.augment import Augmenter
+from core.augment import Augmenter, dihedral_view
 from core.classifier import Classifier
 from core.device import autocast
 from core.metrics import (
@@ -47,29 +47,50 @@ def predict_proba(
     batch_size: int = EVAL_BATCH_SIZE,
     on_batch: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Softmax probabilities of whole, unaugmented images.
+    """Softmax probabilities (N, C) of whole, unaugmented images; see `predict_views`."""
+    told = predict_views(model, source, rows, augmenter=augmenter, views=1, batch_size=batch_size, on_batch=on_batch)
+    probs_NC: npt.NDArray[np.float32] = told[0]
+    return probs_NC
+
+
+def predict_views(
+    model: Classifier,
+    source: BatchSource,
+    rows: Rows,
+    *,
+    augmenter: Augmenter,
+    views: int,
+    batch_size: int = EVAL_BATCH_SIZE,
+    on_batch: Callable[[int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Softmax probabilities of whole images, each as it is, turned and mirrored.
 
     Args:
         model: On the source's device; left in evaluation mode.
         source: Gives the images.
         rows: Which ones, in the order of the result.
         augmenter: Knows the model's size and normalisation.
+        views: How many of the eight views of `core.augment.dihedral_view`, the first being the image as it is.
         batch_size: Images at a time; changes memory and time only.
         on_batch: Called with the number of images after each batch.
 
     Returns:
-        float32 (N, C), rows summing to 1; not corrected for the prior.
+        float32 (V, N, C), rows summing to 1; not corrected for the prior.
     """
     model.eval()
     probs: list[torch.Tensor] = []
     with torch.inference_mode():
         for batch in source.batches(rows, batch_size=batch_size):
-            with autocast(batch.images.device):
-                logits_BC = model(augmenter.eval_view(batch.images))
-            probs.append(logits_BC.float().softmax(1))
+            whole_BCHH = augmenter.eval_view(batch.images)
+            told = []
+            for number in range(views):
+                with autocast(batch.images.device):
+                    logits_BC = model(dihedral_view(whole_BCHH, number) if number else whole_BCHH)
+                told.append(logits_BC.float().softmax(1))
+            probs.append(torch.stack(told))
             if on_batch is not None:
                 on_batch(len(batch.rows))
-    return torch.cat(probs).cpu().numpy()
+    return torch.cat(probs, dim=1).cpu().numpy()
 
 
 def evaluate(labels_N: Rows, probs_NC: npt.NDArray[np.float32], prior_C: npt.NDArray[np.float64]) -> Evaluation:

@@ -50,19 +50,21 @@ def accuracy(confusion_CC: Ints) -> float:
     return float(np.trace(confusion_CC) / confusion_CC.sum())
 
 
-def correct_prior(probs_NC: Floats, prior_C: Floats) -> npt.NDArray[np.float64]:
-    """Probabilities as they would be if every class were equally frequent: p / prior, scaled to sum to 1 a row.
+def correct_prior(probs_NC: Floats, prior_C: Floats, tau: float = 1.0) -> npt.NDArray[np.float64]:
+    """Probabilities as they would be if every class were equally frequent: p / prior^tau, scaled to sum to 1 a row.
 
-    The argmax of the result maximises the expected macro recall where `probs_NC` are true posteriors.
+    The argmax of the result maximises the expected macro recall where `probs_NC` are true posteriors and tau is 1.
 
     Args:
         probs_NC: Probabilities (N, C).
         prior_C: The class frequencies that the model learned (C,), above 0.
+        tau: How much of the prior is taken out: 0 nothing, 1 all of it.
 
     Source: Saerens, Latinne, Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities",
-    Neural Computation 14 (2002), equation 2.4.
+    Neural Computation 14 (2002), equation 2.4; the exponent: Menon et al., "Long-tail learning via logit adjustment",
+    ICLR 2021, equation 9.
     """
-    ratios_NC = np.asarray(probs_NC, np.float64) / np.maximum(prior_C, SMALLEST_PROBABILITY)
+    ratios_NC = np.asarray(probs_NC, np.float64) / np.maximum(prior_C, SMALLEST_PROBABILITY) ** tau
     corrected_NC: npt.NDArray[np.float64] = ratios_NC / ratios_NC.sum(1, keepdims=True)
     return corrected_NC
 
@@ -94,8 +96,7 @@ def bootstrap_interval(
     Source: Efron, Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
     """
     recalls = bootstrap_recalls(labels_N, predictions_N, groups_N, num_classes, resamples=resamples, seed=seed)
-    low, high = np.quantile(np.nanmean(recalls, axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return middle(np.nanmean(recalls, axis=1), level)
 
 
 def bootstrap_recalls(
@@ -112,20 +113,70 @@ def bootstrap_recalls(
     See `bootstrap_interval` for the arguments and the scheme. Equal seeds draw equal lesions, so that two classifiers'
     resamples can be compared pair by pair.
     """
-    labels_N, hits_N = np.asarray(labels_N), np.asarray(labels_N) == np.asarray(predictions_N)
-    rng = np.random.default_rng(seed)
-    recalls = np.full((resamples, num_classes), np.nan)
-    group_ids_N = np.unique(np.asarray(groups_N, dtype=str), return_inverse=True)[1]
-    for c in range(num_classes):
-        members = labels_N == c
-        if not members.any():
-            continue
-        ids = np.unique(group_ids_N[members], return_inverse=True)[1]
-        sizes, found = np.bincount(ids), np.bincount(ids, weights=hits_N[members])
-        # A multinomial count per group is the same draw as indices with replacement, in far less memory.
-        draws = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)
-        recalls[:, c] = draws @ found / (draws @ sizes)
+    hits_N = np.asarray(labels_N) == np.asarray(predictions_N)
+    bootstrap = LesionBootstrap(labels_N, groups_N, num_classes, resamples=resamples, seed=seed)
+    recalls: npt.NDArray[np.float64] = bootstrap.recalls(hits_N[None])[0]
     return recalls
+
+
+class LesionBootstrap:
+    """Resamples of whole lesions within each class, drawn once: classifiers that they judge are compared in pairs.
+
+    See `bootstrap_interval` for the arguments and the scheme.
+    """
+
+    def __init__(
+        self, labels_N: Ints, groups_N: Sequence[str], num_classes: int, *, resamples: int = 2000, seed: int = 0
+    ) -> None:
+        self._shape = (resamples, num_classes)
+        self._classes: list[_ResampledClass] = []
+        labels_N, rng = np.asarray(labels_N), np.random.default_rng(seed)
+        group_ids_N = np.unique(np.asarray(groups_N, dtype=str), return_inverse=True)[1]
+        for c in range(num_classes):
+            rows = np.flatnonzero(labels_N == c)
+            if not len(rows):
+                continue
+            rows = rows[np.argsort(group_ids_N[rows], kind="stable")]
+            starts, sizes = np.unique(group_ids_N[rows], return_index=True, return_counts=True)[1:]
+            # A multinomial count per group is the same draw as indices with replacement, in far less memory.
+            draws = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)
+            # Whole numbers below 2^24 are exact in float32, and it has a fast product.
+            self._classes.append(_ResampledClass(c, rows, starts, draws.astype(np.float32), draws @ sizes))
+
+    def recalls(self, hits_KN: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        """The recall of each class in each resample (K, resamples, C); NaN for a class without examples.
+
+        Args:
+            hits_KN: Whether each of K classifiers is right about each example.
+        """
+        recalls = np.full((len(hits_KN), *self._shape), np.nan)
+        for one in self._classes:
+            found_KL = np.add.reduceat(hits_KN[:, one.rows].astype(np.float32), one.starts, axis=1)
+            recalls[:, :, one.number] = (found_KL @ one.draws_RL.T) / one.images_R
+        return recalls
+
+    def macro_recalls(self, hits_KN: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        """The macro recall in each resample (K, resamples), see `recalls`."""
+        macro: npt.NDArray[np.float64] = np.nanmean(self.recalls(hits_KN), axis=2)
+        return macro
+
+    def interval(self, hits_N: npt.NDArray[np.bool_]) -> Interval:
+        """The 95 % percentile interval of one classifier's macro recall."""
+        return middle(self.macro_recalls(hits_N[None])[0])
+
+
+class _ResampledClass(NamedTuple):
+    number: int
+    rows: npt.NDArray[np.int64]  # of its examples, lesion by lesion
+    starts: npt.NDArray[np.int64]  # where each of L lesions begins in `rows`
+    draws_RL: npt.NDArray[np.float32]  # how often each resample has each lesion
+    images_R: npt.NDArray[np.int64]  # how many examples each resample has
+
+
+def middle(values_R: Floats, level: float = 0.95) -> Interval:
+    """The interval that holds the middle of resampled values."""
+    low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
 
 
 def wilson_interval(share: float, n: int, z: float = 1.96) -> Interval:

@@ -10,171 +10,158 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import shlex
-import shutil
 import sys
-import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from core import cli
 from core.errors import InputError
-from core.versions import installed_versions
+from ensemble.arguments import build_parser, check_list
 
 # torch, scikit-learn and matplotlib take seconds to import and --help must not: they are imported inside functions.
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ensemble.evaluation import Evaluation
     from ensemble.inference import ImageSet
+    from ensemble.learning import Wanted
     from ensemble.members import Selection
     from ensemble.parts import Part
     from ensemble.spec import EnsembleSpec
     from ensemble.tables import Report
-
-# What earlier builds wrote, killed ones included, which leave what they were writing aside.
-_OWN_FILE = r"(ensemble\.json|metrics\.json|predictions\.csv|report\.html|report\.md)"
-_OWN = re.compile(rf"{_OWN_FILE}|\.{_OWN_FILE}\.[0-9a-f]{{12}}\.tmp|members|members/[^/]+-\d{{4,}}\.safetensors")
-_OTHERS_MAY_BE_WRITING_S = 3600.0  # copying the members takes seconds
 
 
 def build(args: argparse.Namespace, command: str) -> int:
     """Builds the ensemble.
 
     Args:
-        args: What `_parser` gives.
+        args: What `ensemble.arguments` parses.
         command: The command line, for the record.
     """
     from core.device import resolve_device
     from core.mirror import open_studies
     from ensemble.evaluation import evaluate
-    from ensemble.inference import assemble
+    from ensemble.folder import check_replaceable, write_ensemble
+    from ensemble.inference import assemble, view_probas
+    from ensemble.learning import learn
     from ensemble.members import choose_members, read_studies
-    from ensemble.parts import read_validation
+    from ensemble.operating import check_classes
     from ensemble.report import rehearse, write_report
 
     _check_arguments(args)
     resolve_device(args.device)
     studies = open_studies(args.studies, with_models=True)
-    selection = choose_members(read_studies(studies, args.study), top_k=args.top_k, archs=args.archs)
-    _check_replaceable(studies.ensemble)
-    _announce(selection)
-    spec = _describe(selection, command)
-    val_part, val_probs_MNC = read_validation(selection.members)
-    report = _prepare_report(spec, selection, evaluate(val_probs_MNC, spec, val_part))
+    found, wanted = read_studies(studies, args.study), _wanted(args)
+    classes = found[0].info["data"]["classes"]
+    check_classes(wanted.min_sensitivity, classes)
+    listed = _listed(args, classes)
+    candidates = choose_members(found, top_k=wanted.top_k, archs=args.archs)
+    check_replaceable(studies.ensemble)
+    selection, spec, validation = learn(candidates, wanted, command, partial(_see_validation, args))
+    _announce(selection, spec)
+    report = _prepare_report(spec, selection, validation)
     rehearse(report)
     with ExitStack() as stack:
-        opened = None if args.no_test else _open_test(args, selection, spec, stack)
+        opened = None if args.no_test else _open_part("test", args, selection, spec, stack)
         weights = [member.trial.model_file for member in selection.members]
         ensemble = assemble(spec, weights, device=args.device)
-        _write_ensemble(studies.ensemble, spec, weights)
+        write_ensemble(studies.ensemble, spec, weights)
         studies.publish(studies.ensemble)
         if opened is not None:
             images, part = opened
             opening = studies.log_test_opening(spec.split["test"], command)
             cli.write(f"opening the test split, for the {_ordinal(opening)} time in this folder")
-            test = evaluate(ensemble.member_probas(images), spec, part)
+            views_VMNC = view_probas(ensemble, images)
+            test = evaluate(views_VMNC.mean(axis=0), spec, part, plain_MNC=views_VMNC[0])
             report = dataclasses.replace(report, test=test, opening=opening)
-    write_report(studies.ensemble, report)
+    write_report(studies.ensemble, report, listed)
     studies.publish(studies.ensemble)
     _conclude(studies.ensemble, report)
     return 0
 
 
+def _wanted(args: argparse.Namespace) -> Wanted:
+    """What the arguments leave open."""
+    from ensemble.decision import VIEWS
+    from ensemble.learning import Wanted
+
+    views = VIEWS if args.views == "auto" else (int(args.views),)
+    return Wanted(args.vote, _top_k(args), args.tau, views, args.min_sensitivity)
+
+
+def _listed(args: argparse.Namespace, classes: list[str]) -> list[str] | None:
+    """The images that the challenge's file must have rows of, empty for those of the test split; None without one."""
+    from ensemble.isic import challenge_places, read_list
+
+    if args.format != "isic":
+        return None
+    challenge_places(classes)
+    return read_list(args.list) if args.list else []
+
+
+def _see_validation(args: argparse.Namespace, selection: Selection, spec: EnsembleSpec) -> npt.NDArray[np.float64]:
+    """Shows the validation images, and no others, to the members."""
+    from ensemble.inference import assemble, view_probas
+
+    with ExitStack() as stack:
+        images, _ = _open_part("val", args, selection, spec, stack)
+        ensemble = assemble(spec, [member.trial.model_file for member in selection.members], device=args.device)
+        return view_probas(ensemble, images)
+
+
 def _check_arguments(args: argparse.Namespace) -> None:
+    check_list(args)
+    if args.no_test and args.format == "isic":
+        raise InputError(
+            "`--format isic` must not be given with --no-test, as it is of the test split. Leave one of them out."
+        )
     for name in ("data", "source"):
-        if args.no_test and getattr(args, name):
+        if args.no_test and args.views == "1" and getattr(args, name):
             raise InputError(
                 f"`--{name}` must not be given with --no-test, which opens no images. Leave one of them out."
             )
 
 
-def _check_replaceable(folder: Path) -> None:
-    """A rebuild replaces the folder, so nobody else's files may be in it."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        kind = "a link" if folder.is_symlink() else "a file"
-        raise InputError(f"{folder} must be a folder of its own, because it is replaced, but is {kind}. Move it away.")
-    inside = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    if strangers := sorted(name for name in inside if not _OWN.fullmatch(name)):
-        raise InputError(
-            f"{folder} must hold only what ensemble.build wrote, because it is replaced, but it holds {strangers[0]}. "
-            "Move that elsewhere."
-        )
+def _top_k(args: argparse.Namespace) -> int | None:
+    """Trials an architecture; None for as many as pay."""
+    if args.top_k is None:
+        return None if args.vote in ("greedy", "auto") else 1
+    return None if args.top_k == "auto" else int(args.top_k)
 
 
-def _announce(selection: Selection) -> None:
-    for member in selection.members:
+def _announce(selection: Selection, spec: EnsembleSpec) -> None:
+    for member, described in zip(selection.members, spec.members, strict=True):
         low, high = member.trial.recall_interval
         recall = f"validation recall {member.trial.recall:.1%} ({low:.1%} to {high:.1%})"
-        cli.write(f"member    {member.name}, {member.study.arch}: {recall}")
+        cli.write(f"member    {member.name}, {member.study.arch}, weight {described.weight:.2g}: {recall}")
     for name, reason in selection.left_out:
         cli.write(f"left out  {name}: {reason}")
+    for step in spec.fitted["out_of_fold"]:
+        low, high = step["macro_recall_interval"]
+        recall = f"validation recall out of fold {step['macro_recall']:.1%} ({low:.1%} to {high:.1%})"
+        cli.write(f"fitted    {step['step']}, {step['value']}: {recall}")
 
 
-def _describe(selection: Selection, command: str) -> EnsembleSpec:
-    """What will stand in `ensemble.json`."""
-    from core.archs import Arch
-    from ensemble.spec import MEMBERS_FOLDER, EnsembleSpec, MemberSpec
-
-    info = selection.members[0].study.info
-    members = []
-    for member in selection.members:
-        arch, study, trial = member.study.info["arch"], member.study.folder.name, member.trial
-        members.append(
-            MemberSpec(
-                study=study,
-                trial=trial.number,
-                arch=Arch(**{**arch, "mean": tuple(arch["mean"]), "std": tuple(arch["std"])}),
-                file=f"{MEMBERS_FOLDER}/{study}-{trial.number:04d}.safetensors",
-                weight=1 / len(selection.members),
-                prior=trial.prior,
-                recall=trial.recall,
-                recall_interval=trial.recall_interval,
-                best_epoch=trial.best_epoch,
-                config=trial.config,
-            )
-        )
-    return EnsembleSpec(
-        classes=tuple(info["data"]["classes"]),
-        members=tuple(members),
-        left_out=tuple(selection.left_out),
-        demo=info["demo"],
-        data=info["data"],
-        split=info["split"],
-        versions=installed_versions(),
-        command=command,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
-
-
-def _open_test(
-    args: argparse.Namespace, selection: Selection, spec: EnsembleSpec, stack: ExitStack
+def _open_part(
+    name: str, args: argparse.Namespace, selection: Selection, spec: EnsembleSpec, stack: ExitStack
 ) -> tuple[ImageSet, Part]:
-    """Gets everything ready that the test split needs, so that nothing can be refused once it is open."""
+    """Gets everything ready that a part needs, so that nothing can be refused once its images are looked at."""
     from core.device import resolve_device
     from ensemble.inference import ImageSet
-    from ensemble.parts import find_test
+    from ensemble.isic import check_unique
+    from ensemble.parts import find_part
 
-    manifest, rows, part = find_test(selection.members[0].study, args.data)
+    manifest, rows, part = find_part(selection.members[0].study, name, args.data)
+    if args.format == "isic":
+        check_unique([PurePosixPath(image).stem for image in part.images])
     images = stack.enter_context(ImageSet.of_manifest(manifest, rows, kind=args.source or "auto"))
     for member in spec.members:
         images.source(member.arch.image_size, resolve_device(args.device))
     return images, part
-
-
-def _write_ensemble(target: Path, spec: EnsembleSpec, weights: Sequence[Path]) -> None:
-    """Writes the ensemble's folder as a whole, in place of an older one."""
-    from core.files import remove_leftovers, written_aside
-
-    remove_leftovers(target.parent, older_than_s=_OTHERS_MAY_BE_WRITING_S)
-    with written_aside(target) as aside:
-        for member, file in zip(spec.members, weights, strict=True):
-            (aside / member.file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, aside / member.file)
-        spec.write(aside)
-        if target.exists():
-            shutil.rmtree(target)
 
 
 def _prepare_report(spec: EnsembleSpec, selection: Selection, validation: Evaluation) -> Report:
@@ -198,6 +185,10 @@ def _conclude(folder: Path, report: Report) -> None:
     scores = report.judged.blend
     figures = f"{percent(scores.recall)} (95% interval {span(scores.interval)}; {report.sample})"
     cli.write(f"macro recall on {report.judged_name}: {figures}")
+    for flagged in report.judged.flagged:
+        found, spared = percent(flagged.sensitivity), percent(flagged.specificity)
+        at = f"{flagged.class_name} from p = {flagged.threshold:.3f}"
+        cli.write(f"flagged for {at}: sensitivity {found}, specificity {spared}")
     cli.write(f"report: {folder / 'report.html'}")
     cli.write(f"next: python -m ensemble.predict {shlex.quote(str(folder))} IMAGES --out predictions.csv")
 
@@ -207,39 +198,10 @@ def _ordinal(n: int) -> str:
     return f"{n}{suffix}"
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog="python -m ensemble.build",
-        description="Blend the best trials of each architecture by soft voting, and report on the sealed test split.",
-    )
-    parser.add_argument("studies", help="folder that search.run wrote to, or its URL; the result goes to its ensemble/")
-    parser.add_argument("--top-k", type=cli.positive_int, default=1, metavar="K", help="trials an architecture [1]")
-    parser.add_argument("--archs", type=_names, default=[], metavar="A,B", help="architectures that take part [all]")
-    parser.add_argument(
-        "--study", action="append", default=[], metavar="NAME", help="study that takes part; repeat it for more [all]"
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="PLACE",
-        help="where the images are, if they have moved; as often and in the order as for the search",
-    )
-    parser.add_argument("--no-test", action="store_true", help="leave the test split sealed; report on validation only")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
-    parser.add_argument("--source", choices=("auto", "resident", "ffcv", "torch"), help="how images are read [auto]")
-    return parser
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     command = shlex.join(["python", "-m", "ensemble.build", *(sys.argv[1:] if argv is None else argv)])
-    return cli.run(lambda args: build(args, command), _parser(), argv)
+    return cli.run(lambda args: build(args, command), build_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from core.metrics import (
     Floats,
     Interval,
     Ints,
+    LesionBootstrap,
     accuracy,
-    bootstrap_interval,
     confusion_matrix,
     expected_calibration_error,
     macro_recall,
@@ -23,10 +23,13 @@ from core.metrics import (
     recall_per_class,
     wilson_interval,
 )
+from ensemble.crossfit import Truth
 from ensemble.decision import choose, correct_members
+from ensemble.ladder import Rung, climb
+from ensemble.operating import Flagged, judge_flags
 from ensemble.parts import Part
 from ensemble.spec import EnsembleSpec
-from ensemble.voting import soft_vote
+from ensemble.votes import Vote, take_vote
 
 
 class ClassRecall(NamedTuple):
@@ -92,15 +95,21 @@ class Evaluation:
 
     Attributes:
         part: Images, lesions and true classes.
-        probs_NC: The blend's probabilities, in which all classes count as equally frequent.
+        probs_NC: The blend's probabilities, by which classes are chosen.
         blend: Scores of the blend.
         members: Scores of each member.
+        ladder: What each step gains, from the best single trials by plain argmax to the ensemble.
+        over_single: The ensemble against the best single trial, both by p / prior.
+        flagged: How the flags of each operating point fare.
     """
 
     part: Part
     probs_NC: npt.NDArray[np.float64]
     blend: Scores
     members: tuple[Scores, ...]
+    ladder: tuple[Rung, ...]
+    over_single: Rung
+    flagged: tuple[Flagged, ...]
 
     @property
     def images(self) -> int:
@@ -119,40 +128,68 @@ class Evaluation:
             "lesions": self.lesions,
             "ensemble": self.blend.to_dict(),
             "members": [scores.to_dict() for scores in self.members],
+            "ladder": [rung.to_dict() for rung in self.ladder],
+            "gain_over_best_single": self.over_single.gain,
+            "gain_over_best_single_interval": list(self.over_single.gain_interval or ()),
+            "operating_points": [flagged.to_dict() for flagged in self.flagged],
         }
 
 
-def evaluate(probs_MNC: Floats, spec: EnsembleSpec, part: Part) -> Evaluation:
+def evaluate(
+    probs_MNC: Floats, spec: EnsembleSpec, part: Part, vote: Vote | None = None, plain_MNC: Floats | None = None
+) -> Evaluation:
     """Evaluates the members and their vote on one part of the data.
 
     Args:
-        probs_MNC: What each member believes of the part's images, uncorrected.
-        spec: Names, priors and weights of the members.
+        probs_MNC: What each member believes of the part's images, uncorrected. Members are judged by p / prior, as the
+            trials were.
+        spec: The members and their rule.
         part: The images' lesions and true classes.
+        vote: Their vote where anything was fitted to these very images, out of fold; None takes it by the rule.
+        plain_MNC: What each believes of one view, where `probs_MNC` are of several.
     """
-    weights_M = [member.weight for member in spec.members]
+    vote = vote or take_vote(probs_MNC, spec, plain_MNC)
+    plain_MNC = probs_MNC if plain_MNC is None else plain_MNC
     corrected_MNC = correct_members(probs_MNC, np.asarray([member.prior for member in spec.members]))
-    voted_NC = soft_vote(corrected_MNC, weights_M)
-    names = [member.name for member in spec.members]
+    truth = Truth.of(part.labels, part.groups, len(spec.classes))
+    bootstrap = truth.bootstrap
+    names, singles = [member.name for member in spec.members], best_singles(spec)
+    steps = [(f"best single {spec.members[m].arch.name} ({names[m]})", plain_MNC[m]) for m in singles]
+    over_single = (("best single, p / prior", corrected_MNC[singles[-1]]), ("ensemble", vote.probs_NC))
     return Evaluation(
         part=part,
-        probs_NC=voted_NC,
-        blend=_score("Ensemble", soft_vote(probs_MNC, weights_M), voted_NC, part, spec.classes),
+        probs_NC=vote.probs_NC,
+        blend=_score("Ensemble", vote.raw_NC, vote.probs_NC, part, spec.classes, bootstrap),
         members=tuple(
-            _score(name, raw_NC, corrected_NC, part, spec.classes)
+            _score(name, raw_NC, corrected_NC, part, spec.classes, bootstrap)
             for name, raw_NC, corrected_NC in zip(names, probs_MNC, corrected_MNC, strict=True)
         ),
+        ladder=climb([*steps, *vote.steps], part, bootstrap),
+        over_single=climb(over_single, part, bootstrap)[1],
+        flagged=judge_flags(spec.operating_points, vote.flags, choose(vote.probs_NC), truth, spec.classes),
     )
 
 
-def _score(name: str, raw_NC: Floats, corrected_NC: Floats, part: Part, classes: Sequence[str]) -> Scores:
+def best_singles(spec: EnsembleSpec) -> list[int]:
+    """Places of the best member of each architecture by validation recall, the best of all last."""
+    best: dict[str, int] = {}
+    for place, member in enumerate(spec.members):
+        arch = member.arch.timm_name
+        if arch not in best or member.recall > spec.members[best[arch]].recall:
+            best[arch] = place
+    return sorted(best.values(), key=lambda place: (spec.members[place].recall, -place))
+
+
+def _score(
+    name: str, raw_NC: Floats, corrected_NC: Floats, part: Part, classes: Sequence[str], bootstrap: LesionBootstrap
+) -> Scores:
     predictions_N = choose(corrected_NC)
     confusion_CC = confusion_matrix(part.labels, predictions_N, len(classes))
     argmax_CC = confusion_matrix(part.labels, choose(raw_NC), len(classes))
     return Scores(
         name=name,
         recall=macro_recall(confusion_CC),
-        interval=bootstrap_interval(part.labels, predictions_N, part.groups, len(classes)),
+        interval=bootstrap.interval(predictions_N == part.labels),
         recall_argmax=macro_recall(argmax_CC),
         accuracy=accuracy(confusion_CC),
         accuracy_argmax=accuracy(argmax_CC),

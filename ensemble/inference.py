@@ -1,6 +1,6 @@
 """Trained trials as classifiers of images.
 
-Shapes: N images, C classes.
+Shapes: V views, M members, N images, C classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from core.backbones import build_classifier
 from core.cli import progress
 from core.device import keep_freed_memory, resolve_device
 from core.errors import InputError
-from core.evaluation import EVAL_BATCH_SIZE, predict_proba
+from core.evaluation import EVAL_BATCH_SIZE, predict_views
 from core.files import read_tensors
 from core.loaders import BatchSource, open_files, open_source
 from core.manifest import Manifest
@@ -92,6 +92,7 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         classes: Class names, the order of its outputs.
         device: Name of the device to compute on, see `core.device.resolve_device`.
         batch_size: Images at a time; changes memory and time only.
+        views: How many views of an image are averaged, see `core.evaluation.predict_views`.
 
     Attributes:
         classes_: Class names (C,).
@@ -106,12 +107,14 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         *,
         device: str = "auto",
         batch_size: int = EVAL_BATCH_SIZE,
+        views: int = 1,
     ) -> None:
         self.weights_file = weights_file
         self.arch = arch
         self.classes = classes
         self.device = device
         self.batch_size = batch_size
+        self.views = views
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Loads the weights; the learning happened in the search, so that `X` and `y` are not looked at.
@@ -138,19 +141,30 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.classes_ = np.asarray(self.classes)
         return self
 
-    def predict_proba(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[np.float32]:
-        """Softmax probabilities, uncorrected (N, C), of an `ImageSet` or of paths to image files."""
+    def predict_proba(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[np.float64]:
+        """Softmax probabilities, uncorrected (N, C), of an `ImageSet` or of paths to files: the mean of all views."""
+        mean_NC: npt.NDArray[np.float64] = self.predict_views(X).mean(axis=0, dtype=np.float64)
+        return mean_NC
+
+    def predict_views(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[np.float32]:
+        """As `predict_proba`, of each view by itself (V, N, C); the first is of the images as they are."""
         check_is_fitted(self)
         if not isinstance(X, ImageSet):
             with ImageSet.of_files(X) as images:
-                return self.predict_proba(images)
+                return self.predict_views(images)
         source = X.source(self.arch.image_size, self.device_)
         augmenter = Augmenter(
             image_size=self.arch.image_size, mean=self.arch.mean, std=self.arch.std, seed=0, device=self.device_
         )
         with progress(f"classifying with {self.arch.name}", len(X.rows)) as bar:
-            return predict_proba(
-                self.model_, source, X.rows, augmenter=augmenter, batch_size=self.batch_size, on_batch=bar.advance
+            return predict_views(
+                self.model_,
+                source,
+                X.rows,
+                augmenter=augmenter,
+                views=self.views,
+                batch_size=self.batch_size,
+                on_batch=bar.advance,
             )
 
     def predict(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[Any]:
@@ -180,8 +194,14 @@ def assemble(spec: EnsembleSpec, files: Sequence[Path], *, device: str = "auto")
         InputError: A file is missing, damaged or another model's.
     """
     members = [
-        (member.name, TrialClassifier(file, member.arch, spec.classes, device=device))
+        (member.name, TrialClassifier(file, member.arch, spec.classes, device=device, views=spec.rule.views))
         for member, file in zip(spec.members, files, strict=True)
     ]
     weights, priors = [member.weight for member in spec.members], [member.prior for member in spec.members]
-    return SoftVotingEnsemble(members, weights=weights, priors=priors).fit()
+    return SoftVotingEnsemble(members, weights=weights, priors=priors, rule=spec.rule).fit()
+
+
+def view_probas(ensemble: SoftVotingEnsemble, images: ImageSet) -> npt.NDArray[np.float64]:
+    """What each member believes of each view, uncorrected (V, M, N, C); the first view is of the images as they are."""
+    told = [member.predict_views(images).astype(np.float64) for member in ensemble.estimators_]
+    return np.stack(told, axis=1)

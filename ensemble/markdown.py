@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from core.errors import one_line
-from ensemble import tables
+from ensemble import steps, tables
 from ensemble.tables import Report, Table, percent, span
 
 # Whatever Markdown or the HTML that it may contain could take for markup.
@@ -26,12 +26,27 @@ def _lines(report: Report) -> Iterator[str]:
     notes = (tables.headline(report), _escape(tables.few_lesions(report)), tables.caution(report))
     yield " ".join(note for note in notes if note) + "\n"
     yield f"Accuracy, which is also the micro recall: {percent(scores.accuracy)}.\n"
+    yield "## What each step gains\n"
+    yield f"{_escape(steps.ladder_note(report))}\n"
+    yield from _table(steps.ladder(report))
+    yield f"{_escape(steps.over_single(report))}\n"
     yield "## Ensemble and members\n"
     yield from _table(tables.classifiers(report))
     for name, reason in spec.left_out:
         yield f"Left out: {_escape(name)}, {_escape(reason)}.\n"
+    if report.spec.fitted:
+        yield "## Fitted to validation\n"
+        yield f"{_escape(steps.fitted_note(report))}\n"
+        yield from _table(steps.fitted(report))
+        if steps.ways(report).rows:
+            yield f"{_escape(steps.ways_note())}\n"
+            yield from _table(steps.ways(report))
     yield "## Recall of each class\n"
     yield from _table(tables.class_recalls(report))
+    if report.judged.flagged:
+        yield "## Operating points\n"
+        yield f"{_escape(steps.flags_note(report))}\n"
+        yield from _table(steps.flags(report))
     yield "## Confusion matrices\n"
     for each in (scores, *report.judged.members):
         yield f"### {_escape(each.name)}\n"

@@ -126,14 +126,14 @@ def read_studies(folder: StudiesFolder, names: Sequence[str] = ()) -> list[Study
     return chosen
 
 
-def choose_members(studies: Sequence[Study], *, top_k: int = 1, archs: Sequence[str] = ()) -> Selection:
+def choose_members(studies: Sequence[Study], *, top_k: int | None = 1, archs: Sequence[str] = ()) -> Selection:
     """Picks the best complete trials of each architecture whose weights are kept, over all its studies.
 
     A trial whose validation interval reaches down to chance, 1 / C, is left out: a weak member adds nothing to a vote.
 
     Args:
         studies: Studies of the same data, split and classes.
-        top_k: Trials an architecture.
+        top_k: Trials an architecture; None takes all.
         archs: Architectures that take part, by the name that a search was given or timm's; empty for all that have a
             complete trial.
 
@@ -224,8 +224,8 @@ def _rank(studies: Sequence[Study]) -> list[Member]:
     return sorted((m for m in trials if m.trial.state == "complete"), key=lambda member: -member.trial.recall)
 
 
-def _take(arch: str, complete: list[Member], top_k: int) -> list[Member]:
-    """The `top_k` best whose weights are kept."""
+def _take(arch: str, complete: list[Member], top_k: int | None) -> list[Member]:
+    """The `top_k` best whose weights are kept, or all of these."""
     kept = [member for member in complete if member.trial.has_model]
     if not complete:
         raise InputError(
@@ -236,7 +236,7 @@ def _take(arch: str, complete: list[Member], top_k: int) -> list[Member]:
             f"Trials must have their weights kept to vote, but those of all {len(complete)} complete trials of {arch} "
             "are deleted. Run its search again under another name (--study), or choose others with --archs."
         )
-    if len(kept) < top_k:
+    if top_k is not None and len(kept) < top_k:
         raise InputError(
             f"`--top-k` must be at most {len(kept)}, the complete trials of {arch} whose weights are kept, but got "
             f"--top-k {top_k}. Lower it, or keep more weights while searching."

@@ -3,21 +3,18 @@
 Everything that comes from data, studies or the command line passes through `escape`.
 """
 
-import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
-from matplotlib.figure import Figure
-
-from core.plots import figure_svg, plot_confusion, plot_curves, plot_slices
-from ensemble import tables
+from core.plots import plot_confusion, plot_curves, plot_slices
+from ensemble import steps, tables
 from ensemble.evaluation import Scores
 from ensemble.findings import Finding
+from ensemble.pieces import SCALE, bar, bars, picture, table_html, track
 from ensemble.style import CSS
-from ensemble.tables import Report, Table, percent, span
+from ensemble.tables import Report, percent, span
 
 _FOOTER = "Research software, not a medical device: it must not decide on anybody's treatment."
-_SCALE = "".join(f'<span style="left:{mark}%">{mark}%</span>' for mark in (0, 25, 50, 75, 100))
 
 
 def render_page(report: Report) -> str:
@@ -42,15 +39,17 @@ def _header(report: Report) -> Iterator[str]:
 
 
 def _sections(report: Report) -> Iterator[str]:
-    for section in (_result, _classifiers, _classes, _confusions, _curves, _findings, _members, _data, _reproduce):
-        yield f"<section>{''.join(section(report))}</section>"
+    figures = (_result, _ladder, _classifiers, _fitted, _classes, _flags, _confusions)
+    for section in (*figures, _curves, _findings, _members, _data, _reproduce):
+        if text := "".join(section(report)):
+            yield f"<section>{text}</section>"
 
 
 def _result(report: Report) -> Iterator[str]:
     scores = report.judged.blend
     value = f'<div class="figure">{scores.recall * 100:.1f}<small>%</small></div>'
     yield f'<div class="result"><div><div class="label">Macro recall on {report.judged_name}</div>{value}</div>'
-    yield f'<div>{_track(scores.recall, scores.interval)}<div class="scale">{_SCALE}</div>'
+    yield f'<div>{track(scores.recall, scores.interval)}<div class="scale">{SCALE}</div>'
     yield f'<p class="soft">95% interval {span(scores.interval)} · n = {report.sample}</p></div></div>'
     yield f"<p>{tables.headline(report)} {escape(tables.few_lesions(report))}</p>"
     warn = " warn" if report.test is None or report.opening > 1 else ""
@@ -64,6 +63,14 @@ def _result(report: Report) -> Iterator[str]:
     yield f'<dl class="tiles">{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)}</dl>'
 
 
+def _ladder(report: Report) -> Iterator[str]:
+    yield f"<h2>What each step gains</h2><p>{escape(steps.ladder_note(report))}</p>"
+    rows = [bar(rung.name, steps.gain(rung), rung.recall, rung.interval, None) for rung in report.judged.ladder]
+    yield bars(rows, report, chance=False, optimistic=False)
+    yield table_html(steps.ladder(report), "numbers")
+    yield f"<p>{escape(steps.over_single(report))}</p>"
+
+
 def _classifiers(report: Report) -> Iterator[str]:
     yield "<h2>Ensemble and members</h2>"
     yield "<p>Each classifier's macro recall, on the same images. Where intervals overlap, a difference may be luck."
@@ -73,17 +80,23 @@ def _classifiers(report: Report) -> Iterator[str]:
     archs = ["soft vote of all", *(member.arch.name for member in report.spec.members)]
     chance = 1 / len(report.spec.classes)
     rows = [
-        _bar(scores.name, arch, scores.recall, scores.interval, optimistic.recall if report.test else None, chance)
+        bar(scores.name, arch, scores.recall, scores.interval, optimistic.recall if report.test else None, chance)
         for (scores, optimistic), arch in zip(pairs, archs, strict=True)
     ]
-    yield _bars(rows, report, chance=True)
-    yield _table(tables.classifiers(report), "numbers lead")
-    yield '<p class="soft">Macro recall is of argmax p / prior: each member is corrected for the class frequencies '
-    yield "that it learned, then all are averaged. Argmax recall is what the same probabilities give uncorrected. "
-    yield "ECE and NLL are of the corrected probabilities, in which all classes count as equally frequent.</p>"
+    yield bars(rows, report, chance=True)
+    yield table_html(tables.classifiers(report), "numbers lead")
+    yield f'<p class="soft">{escape(steps.rule(report))}</p>'
     if report.spec.left_out:
         items = "".join(f"<li><b>{escape(name)}</b>: {escape(reason)}</li>" for name, reason in report.spec.left_out)
         yield f'<h3>Left out</h3><ul class="plain">{items}</ul>'
+
+
+def _fitted(report: Report) -> Iterator[str]:
+    if report.spec.fitted:
+        yield f"<h2>Fitted to validation</h2><p>{escape(steps.fitted_note(report))}</p>"
+        yield table_html(steps.fitted(report), "numbers")
+        if steps.ways(report).rows:
+            yield f"<p>{escape(steps.ways_note())}</p>{table_html(steps.ways(report), 'numbers')}"
 
 
 def _classes(report: Report) -> Iterator[str]:
@@ -92,16 +105,23 @@ def _classes(report: Report) -> Iterator[str]:
     pairs = zip(report.judged.blend.per_class, report.validation.blend.per_class, strict=True)
     unit = "lesions" if report.spec.data["grouped"] else "images"
     rows = [
-        _bar(row.name, f"{row.lesions:,} {unit}", row.recall, row.interval, optimistic.recall if report.test else None)
+        bar(row.name, f"{row.lesions:,} {unit}", row.recall, row.interval, optimistic.recall if report.test else None)
         for row, optimistic in pairs
     ]
-    yield _bars(rows, report, chance=False)
-    yield f"<details><summary>The same as a table</summary>{_table(tables.class_recalls(report), 'numbers')}</details>"
+    yield bars(rows, report, chance=False)
+    table = table_html(tables.class_recalls(report), "numbers")
+    yield f"<details><summary>The same as a table</summary>{table}</details>"
     if report.spec.data["grouped"]:
         yield '<p class="soft">Intervals: Wilson, with n = lesions: photographs of one lesion are not independent.</p>'
     else:
         yield '<p class="soft">Intervals: Wilson, with n = images. The data name no lesions: where several photographs '
         yield "show the same one, the intervals are too narrow and the recall may be too high.</p>"
+
+
+def _flags(report: Report) -> Iterator[str]:
+    if report.judged.flagged:
+        yield f"<h2>Operating points</h2><p>{escape(steps.flags_note(report))}</p>"
+        yield table_html(steps.flags(report), "numbers")
 
 
 def _confusions(report: Report) -> Iterator[str]:
@@ -114,7 +134,7 @@ def _confusions(report: Report) -> Iterator[str]:
 
 
 def _confusion(scores: Scores, classes: Sequence[str]) -> str:
-    image = _image(plot_confusion(scores.confusion_CC, classes), f"Confusion matrix of {scores.name}")
+    image = picture(plot_confusion(scores.confusion_CC, classes), f"Confusion matrix of {scores.name}")
     return f"<figure><figcaption>{escape(scores.name)}</figcaption>{image}</figure>"
 
 
@@ -124,7 +144,7 @@ def _curves(report: Report) -> Iterator[str]:
     yield " of the best epoch; its validation figures stand at the top right of each panel.</p>"
     for member, history in zip(report.spec.members, report.histories, strict=True):
         alt = f"Loss, accuracy and macro recall of {member.name} over {len(history)} epochs"
-        image = _image(plot_curves(history), alt, narrow=plot_curves(history, columns=1))
+        image = picture(plot_curves(history), alt, narrow=plot_curves(history, columns=1))
         name = f"{escape(member.name)} <span>{escape(member.arch.name)}</span>"
         yield f"<figure><figcaption>{name}</figcaption>{image}</figure>"
 
@@ -143,80 +163,18 @@ def _finding(finding: Finding) -> Iterator[str]:
     if any(slices.values()):
         alt = f"Validation recall against each setting in {finding.study}"
         wide, narrow = plot_slices(slices, importance), plot_slices(slices, importance, columns=2)
-        yield _image(wide, alt, narrow=narrow)
-    yield _table(tables.best_trials(finding), "numbers")
+        yield picture(wide, alt, narrow=narrow)
+    yield table_html(tables.best_trials(finding), "numbers")
 
 
 def _members(report: Report) -> Iterator[str]:
-    yield f"<h2>The members' settings</h2>{_table(tables.configs(report), 'numbers')}"
+    yield f"<h2>The members' settings</h2>{table_html(tables.configs(report), 'numbers')}"
 
 
 def _data(report: Report) -> Iterator[str]:
-    yield f"<h2>Data and split</h2>{_table(tables.data(report), 'pairs')}"
+    yield f"<h2>Data and split</h2>{table_html(tables.data(report), 'pairs')}"
 
 
 def _reproduce(report: Report) -> Iterator[str]:
     yield f"<h2>To reproduce</h2><pre>{escape(chr(10).join(tables.commands(report)))}</pre>"
-    yield _table(tables.versions(report), "")
-
-
-def _track(
-    share: float | None, interval: Sequence[float] | None, val: float | None = None, chance: float | None = None
-) -> str:
-    """A scale from 0 to 1 with an interval, a dot, and a diamond for validation."""
-    marks = []
-    if chance is not None:
-        marks.append(f'<i class="chance" style="left:{chance:.2%}"></i>')
-    if interval is not None:
-        low, high = interval
-        marks.append(f'<i class="band" style="left:{low:.2%};width:{high - low:.2%}"></i>')
-    if share is not None:
-        marks.append(f'<i class="dot" style="left:{share:.2%}"></i>')
-    if val is not None:
-        marks.append(f'<i class="val" style="left:{val:.2%}"></i>')
-    return f'<div class="track">{"".join(marks)}</div>'
-
-
-def _bar(
-    name: str,
-    remark: str,
-    share: float | None,
-    interval: Sequence[float] | None,
-    val: float | None,
-    chance: float | None = None,
-) -> str:
-    head = f'<div class="name">{escape(name)}<span>{escape(remark)}</span></div>'
-    tail = f'<div class="value">{percent(share)}<span>{span(interval)}</span></div>'
-    return f'<div class="bar">{head}{_track(share, interval, val, chance)}{tail}</div>'
-
-
-def _bars(rows: Iterable[str], report: Report, *, chance: bool) -> str:
-    key = [("dot", "recall on test" if report.test else "recall on validation (optimistic)"), ("band", "95% interval")]
-    key += [("val", "recall on validation (optimistic)")] if report.test else []
-    key += [("chance", "chance")] if chance else []
-    items = "".join(f'<li><i class="{kind}"></i>{text}</li>' for kind, text in key)
-    return f'<div class="bars">{"".join(rows)}<div class="scale">{_SCALE}</div></div><ul class="key">{items}</ul>'
-
-
-def _table(table: Table, kind: str) -> str:
-    if not table.rows:
-        return ""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header) if any(table.header) else ""
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in table.rows
-    )
-    thead = f"<thead><tr>{head}</tr></thead>" if head else ""
-    return f'<div class="scroll"><table class="{kind}">{thead}<tbody>{body}</tbody></table></div>'
-
-
-def _image(figure: Figure, alt: str, *, narrow: Figure | None = None) -> str:
-    """A picture within the page; `narrow` takes its place on a phone."""
-    wide = f'<img src="{_data_uri(figure)}" alt="{escape(alt)}">'
-    if narrow is None:
-        return wide
-    return f'<picture><source media="(max-width: 640px)" srcset="{_data_uri(narrow)}">{wide}</picture>'
-
-
-def _data_uri(figure: Figure) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(figure_svg(figure)).decode('ascii')}"
+    yield table_html(tables.versions(report), "")

@@ -16,6 +16,10 @@ from core.errors import InputError
 from core.manifest import Manifest
 from ensemble.members import Member, Study
 
+# How messages speak of a part: what the study did with it, and what builds without its images.
+_DID = {"val": "validated on", "test": "sealed"}
+_WITHOUT = {"val": "with --views 1", "test": "with --no-test"}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
@@ -86,14 +90,20 @@ def _read_val_probs(member: Member, expected: tuple[int, int]) -> npt.NDArray[np
 
 
 def find_test(study: Study, places: Sequence[Path] = ()) -> tuple[Manifest, npt.NDArray[np.int64], Part]:
-    """Finds the data that a study was made on, and its test rows.
+    """Finds the data that a study was made on, and its sealed rows; see `find_part`."""
+    return find_part(study, "test", places)
+
+
+def find_part(study: Study, name: str, places: Sequence[Path] = ()) -> tuple[Manifest, npt.NDArray[np.int64], Part]:
+    """Finds the data that a study was made on, and the rows of one part.
 
     Args:
         study: Says where the data were and what they were.
+        name: The part, ``val`` or ``test``.
         places: Where they are now, in the order in which the search was given them; none if they haven't moved.
 
     Returns:
-        All images, the rows of the test split, and what they are. The true classes are those of the data, whose
+        All images, the rows of the part, and what they are. The true classes are those of the data, whose
         fingerprint has been checked; the lesions are those of `split.csv`, where near-duplicates are joined.
 
     Raises:
@@ -103,14 +113,14 @@ def find_test(study: Study, places: Sequence[Path] = ()) -> tuple[Manifest, npt.
 
     spec = _spec_of(study, places)
     if gone := [place for place in spec.places if not place.exists()]:
-        way_out = "Choose the right one." if places else "Say with --data where it is now, or build with --no-test."
+        way_out = "Choose the right one." if places else f"Say with --data where it is now, or build {_WITHOUT[name]}."
         raise InputError(f"The data of {study.folder.name} must exist, but {gone[0]} does not. {way_out}")
     manifest = load_manifest(spec)
     root = manifest.where
     expected = study.info["data"]["fingerprint"]
     row_of = {path: row for row, path in enumerate(manifest.paths)}
-    sealed = read_part(study, "test")
-    if manifest.fingerprint == expected and (moved := [image for image in sealed.images if image not in row_of]):
+    listed = read_part(study, name)
+    if manifest.fingerprint == expected and (moved := [image for image in listed.images if image not in row_of]):
         raise InputError(
             f"The images in {root} must have the names that {study.folder.root / 'split.csv'} lists, but files were "
             f"renamed or moved inside the folder: {len(moved):,} are not there, as {moved[0]}. Put them where they lay."
@@ -121,15 +131,15 @@ def find_test(study: Study, places: Sequence[Path] = ()) -> tuple[Manifest, npt.
             f"they have changed (fingerprint {manifest.fingerprint[:12]} instead of {expected[:12]}). Restore them, "
             "give the right folder with --data, or run the searches again."
         )
-    rows = np.asarray([row_of[image] for image in sealed.images], dtype=np.int64)
-    if manifest.fingerprint_of(rows) != study.info["split"]["test"]:
-        raise _damaged(study, "its test rows are not those that the study sealed")
+    rows = np.asarray([row_of[image] for image in listed.images], dtype=np.int64)
+    if manifest.fingerprint_of(rows) != study.info["split"][name]:
+        raise _damaged(study, f"its {name} rows are not those that the study {_DID[name]}")
     if list(manifest.classes) != study.info["data"]["classes"]:
         raise InputError(
             f"{study.folder.root / 'study.json'} must list the classes of {root}, {', '.join(manifest.classes)}, but "
             f"lists {', '.join(study.info['data']['classes'])}. Restore it."
         )
-    return manifest, rows, dataclasses.replace(sealed, labels=manifest.labels[rows])
+    return manifest, rows, dataclasses.replace(listed, labels=manifest.labels[rows])
 
 
 def _spec_of(study: Study, places: Sequence[Path]) -> DataSpec:

@@ -13,30 +13,41 @@ from pathlib import Path
 
 from core import cli
 from core.errors import InputError
+from ensemble.arguments import add_format_arguments, check_list
 
 _NAMED_AT_MOST = 20  # bad files in one sentence
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Writes a row for each image: its path, the predicted class, and each class's probability."""
+    """Writes a row for each image: its path, the predicted class, each class's probability, and flags."""
     _check_out(args.out)
+    check_list(args)
     files = find_images(args.images)
     from core.files import write_csv
     from ensemble.decision import choose
     from ensemble.inference import ImageSet, load_ensemble
-    from ensemble.spec import EnsembleSpec, probability_columns
+    from ensemble.isic import challenge_places, challenge_rows, read_list, take_listed
+    from ensemble.predictions import told
+    from ensemble.spec import EnsembleSpec
 
     spec = EnsembleSpec.read(args.ensemble)
+    listed = read_list(args.list) if args.list else []
+    if args.format == "isic":
+        challenge_places(spec.classes)
+        files = take_listed(files, listed)
     _check_nothing_is_lost(args.out, args.ensemble, files)
     _check_readable(files)
     ensemble = load_ensemble(args.ensemble, device=args.device)
     with ImageSet.of_files(files) as images:
         probs_NC = ensemble.predict_proba(images)
     chosen_N = choose(probs_NC)
-    rows = [
-        {"image": str(file), "predicted": spec.classes[c], **probability_columns(spec.classes, probs_C)}
-        for file, c, probs_C in zip(files, chosen_N, probs_NC.tolist(), strict=True)
-    ]
+    if args.format == "isic":
+        rows = challenge_rows([file.stem for file in files], probs_NC, spec.classes, listed)
+    else:
+        rows = [
+            {"image": str(file), "predicted": spec.classes[c], **told(spec, probs_C)}
+            for file, c, probs_C in zip(files, chosen_N, probs_NC.tolist(), strict=True)
+        ]
     write_csv(args.out, rows)
     counts = ", ".join(f"{(chosen_N == c).sum():,} {name}" for c, name in enumerate(spec.classes))
     cli.write(f"{args.out}: {len(files):,} images ({counts})")
@@ -110,11 +121,12 @@ def _enumerate(names: Sequence[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(
         prog="python -m ensemble.predict",
-        description="Classify images with an ensemble. The probabilities hold as if all classes were equally frequent.",
+        description="Classify images with an ensemble: class, probabilities, and flags where it has operating points.",
     )
     parser.add_argument("ensemble", type=Path, help="folder that ensemble.build wrote, wherever it lies now")
     parser.add_argument("images", type=Path, nargs="+", help="image files, or folders that hold some at any depth")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV file to write")
+    add_format_arguments(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     return parser
 

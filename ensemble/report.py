@@ -1,15 +1,17 @@
 """Writes what an ensemble's folder tells people and programs: report.html, report.md, metrics.json, predictions.csv."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from core.files import write_csv, write_json, written_aside
 from ensemble.decision import choose
 from ensemble.evaluation import Evaluation
+from ensemble.isic import challenge_rows, tell_missing
 from ensemble.markdown import render_markdown
 from ensemble.page import render_page
-from ensemble.spec import probability_columns
+from ensemble.predictions import told
+from ensemble.spec import EnsembleSpec
 from ensemble.tables import Report
 
 FORMAT = 1  # of metrics.json
@@ -21,13 +23,27 @@ def rehearse(report: Report) -> None:
     render_page(report)
 
 
-def write_report(folder: Path, report: Report) -> None:
-    """Writes all four files; the page comes last."""
+def write_report(folder: Path, report: Report, listed: Sequence[str] | None = None) -> None:
+    """Writes all files; the page comes last.
+
+    Args:
+        folder: Where they go.
+        report: What they tell.
+        listed: See `ensemble.isic.challenge_rows`; None writes no file for the challenge.
+    """
+    if listed is not None:
+        _write_challenge(folder, report.judged, report.spec, listed)
     write_json(folder / "metrics.json", metrics(report))
-    write_csv(folder / "predictions.csv", _predictions(report.judged, report.spec.classes))
+    write_csv(folder / "predictions.csv", _predictions(report.judged, report.spec))
     for name, text in (("report.md", render_markdown(report)), ("report.html", render_page(report))):
         with written_aside(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
+
+
+def _write_challenge(folder: Path, evaluation: Evaluation, spec: EnsembleSpec, listed: Sequence[str]) -> None:
+    names = [PurePosixPath(image).stem for image in evaluation.part.images]
+    tell_missing(listed, names)
+    write_csv(folder / "predictions-isic.csv", challenge_rows(names, evaluation.probs_NC, spec.classes, listed))
 
 
 def metrics(report: Report) -> dict[str, Any]:
@@ -44,11 +60,11 @@ def metrics(report: Report) -> dict[str, Any]:
     }
 
 
-def _predictions(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
-    part, probs_NC = evaluation.part, evaluation.probs_NC
+def _predictions(evaluation: Evaluation, spec: EnsembleSpec) -> list[dict[str, Any]]:
+    part, probs_NC, classes = evaluation.part, evaluation.probs_NC, spec.classes
     columns = zip(part.images, part.groups, part.labels, choose(probs_NC), probs_NC.tolist(), strict=True)
     return [
         {"image": image, "lesion": group, "true_class": classes[truth], "predicted": classes[predicted]}
-        | probability_columns(classes, probs_C)
+        | told(spec, probs_C)
         for image, group, truth, predicted, probs_C in columns
     ]

@@ -5,8 +5,7 @@ It is written before the test split is opened and never changed after.
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -14,9 +13,10 @@ from core.archs import Arch
 from core.errors import InputError, one_line, shorten
 from core.files import read_json, write_json
 from core.shapes import NUMBER, find_misfit
-from ensemble.decision import RULE, check_rule
+from ensemble.decision import PLAIN, Rule
+from ensemble.operating import OperatingPoint
 
-FORMAT = 1  # raised when an older reader could misread it
+FORMAT = 2  # raised when an older reader could misread it; 1 had one decision rule and nothing fitted
 FILE = "ensemble.json"
 MEMBERS_FOLDER = "members"
 ARCH = {
@@ -53,6 +53,10 @@ _ENSEMBLE = {
     "versions": {str: str},
     "command": str,
     "created": str,
+}
+_SINCE_2 = {
+    "fitted": {str: object},
+    "operating_points": [{"class_name": str, "min_sensitivity": NUMBER, "threshold": NUMBER}],
 }
 
 
@@ -116,6 +120,9 @@ class EnsembleSpec:
         versions: Of the packages that built it.
         command: The command line that built it.
         created: When, UTC.
+        rule: How the members' probabilities become one class.
+        operating_points: Classes that images are flagged for besides.
+        fitted: What was fitted to validation, and what it gives there out of fold; for people only.
     """
 
     classes: tuple[str, ...]
@@ -127,10 +134,15 @@ class EnsembleSpec:
     versions: dict[str, str]
     command: str
     created: str
+    rule: Rule = PLAIN
+    operating_points: tuple[OperatingPoint, ...] = ()
+    fitted: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Writes `ensemble.json` into a folder."""
-        write_json(folder / FILE, {"format": FORMAT, "decision": RULE, **dataclasses.asdict(self)})
+        fields = dataclasses.asdict(self)
+        del fields["rule"]
+        write_json(folder / FILE, {"format": FORMAT, "decision": self.rule.to_dict(), **fields})
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -152,13 +164,14 @@ class EnsembleSpec:
                 f"An ensemble must be of format {FORMAT} or older, but {path} has format={fields['format']}. "
                 "Update this project."
             )
-        if misfit := find_misfit(fields, {**_ENSEMBLE, "decision": object}):
+        version, shape = fields["format"], _ENSEMBLE | (_SINCE_2 if fields["format"] > 1 else {})
+        if misfit := find_misfit(fields, {**shape, "decision": object}):
             raise _damaged(path, misfit)
+        rule = Rule.from_dict(fields["decision"], version=version)
         try:
-            spec = cls._from_dict({name: fields[name] for name in _ENSEMBLE})
+            spec = cls._from_dict({name: fields[name] for name in shape} | {"rule": rule})
         except TypeError as error:
             raise _damaged(path, str(error)) from error
-        check_rule(fields["decision"])
         if fault := spec._find_fault():
             raise _damaged(path, fault)
         return spec
@@ -167,7 +180,9 @@ class EnsembleSpec:
     def _from_dict(cls, fields: dict[str, Any]) -> Self:
         members = tuple(MemberSpec.from_dict(member) for member in fields["members"])
         left_out = tuple(map(tuple, fields["left_out"]))
-        return cls(**{**fields, "classes": tuple(fields["classes"]), "members": members, "left_out": left_out})
+        points = tuple(OperatingPoint(**point) for point in fields.get("operating_points", []))
+        tuples = {"classes": tuple(fields["classes"]), "members": members, "left_out": left_out}
+        return cls(**{**fields, **tuples, "operating_points": points})
 
     def _find_fault(self) -> str:
         """What is wrong with the values, in words; empty if nothing is."""
@@ -183,6 +198,10 @@ class EnsembleSpec:
                 return f"the weight of {member.name} must be above 0, but is {member.weight}"
             if len(member.prior) != len(self.classes) or not all(0 <= share <= 1.001 for share in member.prior):
                 return f"the prior of {member.name} must be {len(self.classes)} numbers from 0 to 1"
+        if len({point.class_name for point in self.operating_points} & {*self.classes}) < len(self.operating_points):
+            return "its operating points must be of its classes, each once"
+        if not all(0 < point.min_sensitivity < 1 and 0 <= point.threshold <= 1 for point in self.operating_points):
+            return "the numbers of its operating points must be from 0 to 1"
         return ""
 
 
@@ -203,11 +222,6 @@ def read_arch(fields: Any) -> Arch:
     if len(fields["mean"]) != 3 or len(fields["std"]) != 3 or not min(fields["std"]) > 0:
         raise TypeError("arch: mean and std must be three numbers each, those of std above 0")
     return Arch(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
-
-
-def probability_columns(classes: Sequence[str], probs_C: Sequence[float]) -> dict[str, float]:
-    """Columns of a predictions file for one image."""
-    return {f"p_{name}": p for name, p in zip(classes, probs_C, strict=True)}
 
 
 def _damaged(path: Path, reason: str) -> InputError:

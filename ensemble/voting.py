@@ -1,4 +1,4 @@
-"""Soft voting: the mean of what the members believe.
+"""Soft voting: the mean of what the members believe, or of its logarithms.
 
 Shapes: M members, N examples, C classes.
 """
@@ -12,16 +12,20 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from core.errors import InputError
-from core.metrics import Floats
-from ensemble.decision import choose, correct_members
+from core.metrics import SMALLEST_PROBABILITY, Floats
+from ensemble.decision import PLAIN, Rule, choose, correct_members, temper
 
 
-def soft_vote(probs_MNC: Floats, weights_M: Floats | Sequence[float] | None = None) -> npt.NDArray[np.float64]:
+def soft_vote(
+    probs_MNC: Floats, weights_M: Floats | Sequence[float] | None = None, vote: str = "mean"
+) -> npt.NDArray[np.float64]:
     """Averages the members' probabilities.
 
     Args:
         probs_MNC: Each member's probabilities (M, N, C).
         weights_M: Weight of each member (M,), 0 or more and not all 0; only their ratios matter. None: all are equal.
+        vote: ``mean`` of the probabilities, or ``geometric``: of their logarithms, scaled to sum to 1 a row. There one
+            member that is sure that it isn't a class can veto it.
 
     Returns:
         Probabilities (N, C).
@@ -36,7 +40,15 @@ def soft_vote(probs_MNC: Floats, weights_M: Floats | Sequence[float] | None = No
         )
     weights_M = np.ones(len(probs_MNC)) if weights_M is None else np.asarray(weights_M, np.float64)
     _check_weights(weights_M, len(probs_MNC))
-    voted_NC: npt.NDArray[np.float64] = np.tensordot(weights_M / weights_M.sum(), probs_MNC, axes=1)
+    shares_M = weights_M / weights_M.sum()
+    if vote == "mean":
+        voted_NC: npt.NDArray[np.float64] = np.tensordot(shares_M, probs_MNC, axes=1)
+        return voted_NC
+    if vote != "geometric":
+        raise InputError(f"`vote` must be mean or geometric, but got vote={vote!r}. Choose one of them.")
+    logs_NC = np.tensordot(shares_M, np.log(np.maximum(probs_MNC, SMALLEST_PROBABILITY)), axes=1)
+    powers_NC = np.exp(logs_NC - logs_NC.max(axis=1, keepdims=True))
+    voted_NC = powers_NC / powers_NC.sum(axis=1, keepdims=True)
     return voted_NC
 
 
@@ -50,6 +62,7 @@ class SoftVotingEnsemble(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         estimators: Pairs of a name and a classifier with `predict_proba`.
         weights: Weight of each member (M,), see `soft_vote`.
         priors: Class frequencies that each member learned (M, C); None corrects nothing.
+        rule: How the vote is taken and what comes before and after; its `views` are the members' own business.
 
     Attributes:
         estimators_: Fitted clones of the members.
@@ -62,10 +75,12 @@ class SoftVotingEnsemble(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         *,
         weights: Sequence[float] | None = None,
         priors: Sequence[Sequence[float]] | None = None,
+        rule: Rule = PLAIN,
     ) -> None:
         self.estimators = estimators
         self.weights = weights
         self.priors = priors
+        self.rule = rule
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Fits clones of the members, which for trained trials means loading their weights.
@@ -98,9 +113,10 @@ class SoftVotingEnsemble(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return np.stack([np.asarray(member.predict_proba(X), np.float64) for member in self.estimators_])
 
     def blend(self, probs_MNC: Floats) -> npt.NDArray[np.float64]:
-        """Corrects and averages what `member_probas` gave (N, C)."""
-        corrected_MNC = probs_MNC if self.priors is None else correct_members(probs_MNC, np.asarray(self.priors))
-        return soft_vote(corrected_MNC, self.weights)
+        """Corrects, averages and tempers what `member_probas` gave (N, C)."""
+        rule, priors = self.rule, self.priors
+        corrected_MNC = probs_MNC if priors is None else correct_members(probs_MNC, np.asarray(priors), rule.tau)
+        return temper(soft_vote(corrected_MNC, self.weights, rule.vote), rule.temperature)
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Probabilities (N, C) in the order of `classes_`, rows summing to 1."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.augment import Augmenter, uniform_draws
+from core.augment import Augmenter, dihedral_view, uniform_draws
 
 CPU = torch.device("cpu")
 
@@ -94,3 +94,15 @@ def test_brightness_and_contrast_stay_in_their_ranges() -> None:
     assert level.min() > 0.5 - 0.1 - 0.01
     assert level.max() < 0.5 + 0.1 + 0.01
     assert level.max() - level.min() > 0.18
+
+
+def test_dihedral_views_are_the_eight_ways_in_which_a_square_can_lie() -> None:
+    square = torch.arange(9.0).reshape(1, 1, 3, 3)
+    views = [dihedral_view(square, number) for number in range(8)]
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 8
+    torch.testing.assert_close(views[0], square)
+    torch.testing.assert_close(views[2], square.flip((2, 3)))
+    torch.testing.assert_close(views[4], square.flip(3))
+    # Turning any of them by a right angle gives another of them.
+    for view in views:
+        assert any(torch.equal(torch.rot90(view, 1, (2, 3)), other) for other in views)

@@ -106,3 +106,31 @@ def test_calibration_error_by_hand() -> None:
     # Four predictions at confidence 0.9 of which three hold: a gap of 0.15 in the only bin that is used.
     probs = np.tile([0.9, 0.1], (4, 1))
     assert metrics.expected_calibration_error(np.array([0, 0, 0, 1]), probs) == pytest.approx(0.15)
+
+
+@given(hnp.arrays(np.float64, (4, 3), elements=st.floats(0.01, 1)), st.floats(0, 3))
+def test_tau_is_the_exponent_of_the_prior(raw: np.ndarray, tau: float) -> None:
+    prior = np.array([0.7, 0.2, 0.1])
+    probs = raw / raw.sum(1, keepdims=True)
+    np.testing.assert_allclose(metrics.correct_prior(probs, prior, tau), metrics.correct_prior(probs, prior**tau))
+
+
+def test_resamples_of_lesions_judge_all_classifiers_alike() -> None:
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 3, 90), [str(n // 2) for n in range(90)]
+    predictions_KN = np.stack([rng.integers(0, 3, 90), labels])
+    bootstrap = metrics.LesionBootstrap(labels, groups, 4)
+    recalls = bootstrap.recalls(predictions_KN == labels)
+    for one, predictions_N in zip(recalls, predictions_KN, strict=True):
+        np.testing.assert_array_equal(one, metrics.bootstrap_recalls(labels, predictions_N, groups, 4))
+    assert np.isnan(recalls[:, :, 3]).all()
+    assert (bootstrap.macro_recalls(predictions_KN == labels)[1] == 1).all()
+    expected = metrics.bootstrap_interval(labels, predictions_KN[0], groups, 4)
+    assert bootstrap.interval(predictions_KN[0] == labels) == expected
+
+
+def test_resamples_hold_whole_lesions_of_a_class() -> None:
+    # Two lesions of three images each, one recognised: any resample has 0, 1 or 2 of the recognised one.
+    labels, groups = np.zeros(6, int), ["x", "y"] * 3
+    recalls = metrics.LesionBootstrap(labels, groups, 1).recalls(np.array([[True, False] * 3]))
+    assert sorted(set(recalls.ravel().tolist())) == [0, 0.5, 1]

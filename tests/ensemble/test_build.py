@@ -13,8 +13,9 @@ import pytest
 
 from core.errors import InputError
 from core.metrics import macro_recall
+from ensemble import predict
 from ensemble.build import main
-from ensemble.inference import load_ensemble
+from ensemble.inference import ImageSet, load_ensemble
 from ensemble.members import read_studies
 from ensemble.parts import find_test
 
@@ -91,10 +92,11 @@ def test_test_figures_are_those_of_a_computation_by_hand(two: Any) -> None:
     for member, prior_C in zip(members, PRIORS.values(), strict=True):
         ratio_NC = member.predict_proba(files).astype(float) / np.array(prior_C)
         corrected_MNC.append(ratio_NC / ratio_NC.sum(axis=1, keepdims=True))
-    figures = read(two, "metrics.json")["test"]
-    for probs_NC, told in zip(
-        [sum(corrected_MNC) / 2, *corrected_MNC], [figures["ensemble"], *figures["members"]], strict=True
-    ):
+    figures, rule = read(two, "metrics.json")["test"], read(two, "ensemble.json")["decision"]
+    assert rule["tau"] == 1  # all validation images are recognised with each
+    powers_NC = (sum(corrected_MNC) / 2) ** (1 / rule["temperature"])
+    voted_NC = powers_NC / powers_NC.sum(axis=1, keepdims=True)
+    for probs_NC, told in zip([voted_NC, *corrected_MNC], [figures["ensemble"], *figures["members"]], strict=True):
         found = [(probs_NC.argmax(axis=1) == labels)[labels == c].mean() for c in range(3)]
         assert told["macro_recall"] == pytest.approx(np.mean(found)), told["name"]
         nll = -np.log(probs_NC[np.arange(len(labels)), labels]).mean()
@@ -177,6 +179,150 @@ def test_changed_data_are_refused_before_anything_is_written(
     assert "but they have changed (fingerprint" in capsys.readouterr().err
     assert not (two.root / "ensemble").exists()
     assert not (two.root / "test_openings.jsonl").exists()
+
+
+def test_what_is_fitted_is_written_down_with_figures_out_of_fold(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    build(two, "--no-test", "--tau", "0.5")
+    ensemble = read(two, "ensemble.json")
+    assert ensemble["decision"]["tau"] == 0.5
+    told = ensemble["fitted"]
+    assert (told["images"], told["folds"]) == (len(two.split.val), 5)
+    names = ["vote, uncorrected", "prior taken out whole", "tau", "temperature"]
+    assert [step["step"] for step in told["out_of_fold"]] == names
+    assert told["decisions_changed_by_temperature"] == 0
+    assert "fitted    tau, 0.5, as asked for: validation recall out of fold 100.0%" in capsys.readouterr().out
+    assert "0.5, as asked for" in (two.root / "ensemble" / "report.html").read_text()
+    validation, last = read(two, "metrics.json")["validation"]["ensemble"], told["out_of_fold"][-1]
+    for name in ("macro_recall", "accuracy", "negative_log_likelihood", "expected_calibration_error"):
+        assert validation[name] == last[name]
+
+
+def test_trials_that_get_no_vote_are_left_out_by_name(
+    studies: Any, trial: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies.add("a", [trial(0.9), trial(0.8)])
+    assert build(studies, "--no-test", "--vote", "greedy") == 0
+    ensemble = read(studies, "ensemble.json")
+    assert [(member["trial"], member["weight"]) for member in ensemble["members"]] == [(0, 1.0)]
+    assert ensemble["left_out"] == [["a #1", "given no vote by --vote greedy"]]
+    assert "left out  a #1: given no vote by --vote greedy" in capsys.readouterr().out
+
+
+def test_automatic_choices_are_told_with_all_that_was_compared(studies: Any, trial: Any) -> None:
+    studies.add("a", [trial(0.9), trial(0.8)])
+    studies.add("b", [trial(0.9)], arch="test_resnet")
+    assert build(studies, "--no-test", "--vote", "auto") == 0
+    ensemble = read(studies, "ensemble.json")
+    # All trials believe the same, so that the simplest is taken.
+    assert [(member["study"], member["trial"]) for member in ensemble["members"]] == [("a", 0), ("b", 0)]
+    ways = ensemble["fitted"]["ways"]
+    assert [(way["vote"], way["top_k"]) for way in ways if way["chosen"]] == [("mean", 1)]
+    assert [way["vote"] for way in ways] == ["mean", "mean", "geometric", "geometric", "weights", "weights", "greedy"]
+    for name in ("report.html", "report.md"):
+        assert "mean (taken)" in (studies.root / "ensemble" / name).read_text().replace("\\", "")
+
+
+def test_top_k_is_a_number_that_every_architecture_has_or_auto(studies: Any, trial: Any) -> None:
+    studies.add("a", [trial(0.9), trial(0.8)])
+    assert build(studies, "--no-test", "--top-k", "2") == 0
+    assert [member["weight"] for member in read(studies, "ensemble.json")["members"]] == [0.5, 0.5]
+    assert build(studies, "--no-test", "--top-k", "auto") == 0
+    assert len(read(studies, "ensemble.json")["members"]) == 1
+
+
+def test_operating_point_is_written_down_reported_and_applied(
+    two: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(two, *TORCH, "--min-sensitivity", "mel=0.9", "--min-sensitivity", "vasc=.5") == 0
+    first, second = read(two, "ensemble.json")["operating_points"]
+    assert (first["class_name"], first["min_sensitivity"]) == ("mel", 0.9)
+    assert second["class_name"] == "vasc"
+    with (two.root / "ensemble" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert int(row["flag_mel"]) == (float(row["p_mel"]) >= first["threshold"])
+    mel = [int(row["flag_mel"]) for row in rows if row["true_class"] == "mel"]
+    told = read(two, "metrics.json")["test"]["operating_points"][0]
+    assert told["sensitivity"] == pytest.approx(sum(mel) / len(mel))
+    assert "Operating points" in (two.root / "ensemble" / "report.html").read_text()
+    assert "flagged for mel from p = " in capsys.readouterr().out
+    photo, out = two.manifest.file(two.split.test[0]), tmp_path / "out.csv"
+    assert predict.main([str(two.root / "ensemble"), str(photo), "--out", str(out), "--device", "cpu"]) == 0
+    with out.open() as file:
+        (row,) = csv.DictReader(file)
+    assert int(row["flag_mel"]) == (float(row["p_mel"]) >= first["threshold"])
+    assert "flag_vasc" in row
+
+
+def test_views_are_shown_validated_reported_and_predicted_with(two: Any) -> None:
+    assert build(two, *TORCH, "--views", "4") == 0
+    folder = two.root / "ensemble"
+    assert read(two, "ensemble.json")["decision"]["views"] == 4
+    assert "+ 4 views" in (folder / "report.html").read_text()
+    figures = read(two, "metrics.json")
+    steps = [rung["step"] for rung in figures["test"]["ladder"]]
+    assert steps == [rung["step"] for rung in figures["validation"]["ladder"]]
+    assert steps[-3].startswith("+ prior correction")
+    with (folder / "predictions.csv").open() as file:
+        told_NC = [[float(row[f"p_{name}"]) for name in two.manifest.classes] for row in csv.DictReader(file)]
+    files = [two.manifest.file(row) for row in two.split.test]
+    ensemble = load_ensemble(folder, device="cpu")
+    np.testing.assert_allclose(told_NC, ensemble.predict_proba(files), rtol=1e-5)
+    views_VNC = ensemble.estimators_[0].predict_views(files)
+    assert len(views_VNC) == 4
+    assert np.ptp(views_VNC, axis=0).max() > 1e-4  # or nothing was turned
+    np.testing.assert_allclose(ensemble.estimators_[0].predict_proba(files), views_VNC.mean(axis=0), rtol=1e-5)
+
+
+def test_views_are_chosen_on_validation_and_leave_the_test_split_sealed(
+    two: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[set[int]] = []
+    original = ImageSet.of_manifest.__func__
+
+    def spy(cls: Any, manifest: Any, rows: Any, **options: Any) -> Any:
+        looked_at.append(set(rows.tolist()))
+        return original(cls, manifest, rows, **options)
+
+    monkeypatch.setattr(ImageSet, "of_manifest", classmethod(spy))
+    assert build(two, *TORCH, "--no-test", "--views", "auto") == 0
+    assert looked_at == [set(two.split.val.tolist())]
+    assert not (two.root / "test_openings.jsonl").exists()
+    assert "views" in [step["step"] for step in read(two, "ensemble.json")["fitted"]["out_of_fold"]]
+
+
+def test_challenge_file_has_the_test_split_and_what_else_is_listed(
+    two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ensemble.isic.CLASSES", ("NV", "MEL", "VASC"))
+    names = [Path(two.manifest.paths[row]).stem for row in two.split.test]
+    (tmp_path / "list.csv").write_text("\n".join(["image", "gone", *names]))
+    assert build(two, *TORCH, "--format", "isic", "--list", str(tmp_path / "list.csv")) == 0
+    folder = two.root / "ensemble"
+    with (folder / "predictions-isic.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["gone", *names]
+    with (folder / "predictions.csv").open() as file:
+        ours = list(csv.DictReader(file))
+    assert [float(row["NV"]) for row in rows[1:]] == pytest.approx([float(row["p_nv"]) for row in ours], abs=2e-9)
+    assert "1 of 16 listed images are not there, equal shares: gone" in capsys.readouterr().out
+    assert build(two, "--no-test") == 0  # what was written before is our own
+
+
+def test_ensemble_of_the_first_format_predicts_as_it_did(two: Any) -> None:
+    build(two, "--no-test")
+    folder, files = two.root / "ensemble", [two.manifest.file(row) for row in two.split.val]
+    fields = read(two, "ensemble.json")
+    fields["decision"] = {"correction": "p / prior", "vote": "mean", "choice": "argmax"}
+    del fields["fitted"], fields["operating_points"]
+    (folder / "ensemble.json").write_text(json.dumps(fields | {"format": 1}))
+    members = load_ensemble(folder, device="cpu").estimators_
+    corrected_MNC = []
+    for member, prior_C in zip(members, PRIORS.values(), strict=True):
+        ratio_NC = member.predict_proba(files).astype(float) / np.array(prior_C)
+        corrected_MNC.append(ratio_NC / ratio_NC.sum(axis=1, keepdims=True))
+    told_NC = load_ensemble(folder, device="cpu").predict_proba(files)
+    np.testing.assert_allclose(told_NC, sum(corrected_MNC) / 2, rtol=1e-6)
 
 
 def test_damaged_weights_leave_the_old_ensemble_in_place(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -353,6 +499,18 @@ def test_leftovers_of_killed_builds_neither_stay_nor_stop_a_build(two: Any) -> N
         (["--study", "c"], "`--study` must be one of a, b, but got --study c"),
         (["--archs", "vgg"], "`--archs` must be among"),
         (["--top-k", "2"], "`--top-k` must be at most 1"),
+        (["--top-k", "0"], "`--top-k` must be a whole number from 1 to 1,000,000"),
+        (["--vote", "median"], "`--vote` must be one of"),
+        (["--min-sensitivity", "bcc=0.9"], "`--min-sensitivity` must name one of mel, nv, vasc, but got bcc"),
+        (["--min-sensitivity", "mel=1"], "`--min-sensitivity` must be CLASS=SHARE with a share above 0 and below 1"),
+        (["--min-sensitivity", "mel=0.0"], "`--min-sensitivity` must be CLASS=SHARE"),
+        (["--min-sensitivity", "0.9"], "`--min-sensitivity` must be CLASS=SHARE"),
+        (["--views", "2"], "`--views` must be one of"),
+        (["--format", "isic"], "`--format isic` must be asked of an ensemble of the challenge's classes"),
+        (["--format", "isic", "--no-test"], "`--format isic` must not be given with --no-test"),
+        (["--list", "x.csv"], "`--list` must be given with --format isic only"),
+        (["--tau", "3.1"], "`--tau` must be auto or a number from 0 to 3, but got --tau=3.1"),
+        (["--tau", "one"], "`--tau` must be auto or a number from 0 to 3, but got --tau=one"),
     ],
 )
 def test_wrong_input_ends_in_one_sentence_and_status_2(

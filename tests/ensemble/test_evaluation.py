@@ -1,12 +1,17 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
 from core.archs import Arch
-from core.metrics import wilson_interval
+from core.metrics import LesionBootstrap, confusion_matrix, macro_recall, wilson_interval
+from ensemble.decision import Rule
 from ensemble.evaluation import Evaluation, evaluate
+from ensemble.ladder import climb
 from ensemble.parts import Part
 from ensemble.spec import EnsembleSpec, MemberSpec
 
@@ -107,3 +112,44 @@ def test_weights_decide_a_split_vote() -> None:
         for weight in (0.9, 0.5)
     ]
     assert predicted == [1, 2]
+
+
+def test_ladder_climbs_from_the_best_of_each_architecture_to_the_ensemble() -> None:
+    part = Part(images=("1", "2", "3", "4"), groups=("w", "x", "y", "z"), labels=np.array([0, 1, 1, 2]))
+    other = dataclasses.replace(ARCH, name="b", timm_name="b")
+    flat = (0.2, 0.3, 0.5)
+    members = [
+        dataclasses.replace(member(1, 0.4, flat), recall=0.7),
+        dataclasses.replace(member(2, 0.3, flat), recall=0.6),
+        dataclasses.replace(member(3, 0.3, flat), recall=0.5, arch=other),
+    ]
+    spec = dataclasses.replace(ensemble_of(*members), rule=Rule(tau=0.5, temperature=2.0))
+    probs_MNC = np.random.default_rng(0).dirichlet(np.ones(3), (3, 4))
+    evaluation = evaluate(probs_MNC, spec, part)
+    assert [rung.name for rung in evaluation.ladder] == [
+        "best single b (s #3)",
+        "best single a (s #1)",
+        "vote",
+        "+ prior correction (tau 0.5)",
+        "+ temperature (2.00)",
+    ]
+    assert evaluation.ladder[1].recall == evaluation.members[0].recall_argmax
+    assert evaluation.ladder[2].recall == evaluation.blend.recall_argmax
+    assert evaluation.ladder[3].recall == evaluation.ladder[4].recall == evaluation.blend.recall
+    assert evaluation.ladder[4].nll == evaluation.blend.nll
+    assert evaluation.over_single.gain == pytest.approx(evaluation.blend.recall - evaluation.members[0].recall)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_recall_of_any_ensemble_agrees_with_scikit_learn_to_the_last_digit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels_N = np.concatenate([np.arange(7), rng.integers(0, 7, 40)])
+    probs_NC = rng.dirichlet(np.ones(7), 47)
+    names = tuple(str(n) for n in range(47))
+    predictions_N = probs_NC.argmax(axis=1)
+    ours = macro_recall(confusion_matrix(labels_N, predictions_N, 7))
+    assert ours == recall_score(labels_N, predictions_N, average="macro")
+    assert ours == balanced_accuracy_score(labels_N, predictions_N)
+    bootstrap = LesionBootstrap(labels_N, names, 7, resamples=10)
+    (rung,) = climb([("vote", probs_NC)], Part(images=names, groups=names, labels=labels_N), bootstrap)
+    assert rung.recall == ours

@@ -153,7 +153,7 @@ def test_out_never_lies_in_the_folder_of_the_ensemble(
 ) -> None:
     assert predict(ensemble, image_folder, "--out", ensemble / out) == 2
     assert "`--out` must not be inside the ensemble's folder" in capsys.readouterr().err
-    assert read_json(ensemble / "ensemble.json")["format"] == 1
+    assert read_json(ensemble / "ensemble.json")["format"] == 2
 
 
 def test_folder_without_ensemble_is_refused(
@@ -201,3 +201,27 @@ def test_places_that_do_not_exist_or_hold_no_image_are_refused(tmp_path: Path) -
         find_images([tmp_path / "nowhere"])
     with pytest.raises(InputError, match=r"`images` must hold at least one of .*\.jpg.*, but .* holds none"):
         find_images([tmp_path])
+
+
+def test_challenge_format_needs_the_challenges_classes(
+    ensemble: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(ensemble, image_folder, "--out", tmp_path / "out.csv", "--format", "isic") == 2
+    assert "`--format isic` must be asked of an ensemble of the challenge's classes" in capsys.readouterr().err
+    assert predict(ensemble, image_folder, "--out", tmp_path / "out.csv", "--list", "x.csv") == 2
+    assert "`--list` must be given with --format isic only" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_challenge_format_has_a_row_for_each_listed_image(
+    ensemble: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensemble.isic.CLASSES", ("NV", "MEL", "VASC"))
+    out, listed = tmp_path / "out.csv", tmp_path / "list.csv"
+    listed.write_text("image\nmel01\ngone\nmel00\n")
+    assert predict(ensemble, image_folder / "mel", "--out", out, "--format", "isic", "--list", listed) == 0
+    rows = read_rows(out)
+    assert list(rows[0]) == ["image", "NV", "MEL", "VASC"]
+    assert [row["image"] for row in rows] == ["mel01", "gone", "mel00"]
+    probs_C = load_ensemble(ensemble, device="cpu").predict_proba([image_folder / "mel" / "mel01.png"])[0]
+    np.testing.assert_allclose([float(rows[0][name]) for name in ("MEL", "NV", "VASC")], probs_C, rtol=1e-5)

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -179,3 +180,34 @@ def test_study_that_has_no_summary_yet_is_reported_all_the_same() -> None:
     report.findings[0].summary.clear()
     assert "has not written what it found yet" in render_page(report)
     assert "has not written what it found yet" in render_markdown(report)
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_each_step_from_the_best_single_trial_is_told_with_its_gain(render: Any) -> None:
+    text = render(make_report()).replace("\\", "")
+    assert "What each step gains" in text
+    for step in ("best single s (s #1)", "vote", "+ prior correction (tau 1)", "+ temperature (1.00)"):
+        assert step in text
+    assert "+0.0 to +0.0" in text
+    assert "the ensemble gains +0.0 points of macro recall" in text
+    told = metrics(make_report())["test"]
+    assert [rung["gain"] for rung in told["ladder"]] == [None, 0, 0, 0]
+    assert (told["gain_over_best_single"], told["gain_over_best_single_interval"]) == (0, [0, 0])
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_what_was_fitted_is_told_with_its_figures_out_of_fold(render: Any) -> None:
+    report = make_report()
+    assert "Fitted to validation" not in render(report)
+    figures = {"macro_recall": 0.123, "macro_recall_interval": [0.1, 0.2], "accuracy": 0.5}
+    figures |= {"expected_calibration_error": 0.25, "negative_log_likelihood": 0.75}
+    way = {"vote": "greedy", "top_k": None, "macro_recall": 0.456, "macro_recall_interval": [0.4, 0.5], "chosen": True}
+    fitted = {"images": 1000, "folds": 5, "decisions_changed_by_temperature": 0, "ways": [way]}
+    fitted["out_of_fold"] = [{"step": EVIL, "value": "0.8", **figures}]
+    told = dataclasses.replace(report, spec=dataclasses.replace(report.spec, fitted=fitted))
+    text = render(told)
+    assert "<script" not in text.replace("\\<", "")
+    for part in ("Fitted to validation", "12.3%", "10.0% to 20.0%", "0.250", "0.750", "45.6%", "greedy"):
+        assert part in text
+    del fitted["ways"]
+    assert "Ways of voting" not in render(told)

@@ -8,9 +8,13 @@ import pytest
 
 from core.archs import Arch
 from core.errors import InputError
+from ensemble.decision import PLAIN, Rule
+from ensemble.operating import OperatingPoint
 from ensemble.spec import EnsembleSpec, MemberSpec
 
 ARCH = Arch(name="a", timm_name="a", image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), weight_tag=None)
+
+POINT = {"class_name": "mel", "min_sensitivity": 0.9, "threshold": 0.25}
 
 
 @pytest.fixture
@@ -50,6 +54,24 @@ def test_write_then_read_is_the_identity(spec: EnsembleSpec, tmp_path: Path) -> 
     assert EnsembleSpec.read(tmp_path) == spec
 
 
+def test_rule_and_what_was_fitted_are_kept(spec: EnsembleSpec, tmp_path: Path) -> None:
+    rule = Rule(tau=0.8, vote="geometric", views=4, temperature=1.5)
+    points = (OperatingPoint(**POINT),)
+    fitted = dataclasses.replace(spec, rule=rule, fitted={"folds": 5}, operating_points=points)
+    fitted.write(tmp_path)
+    assert EnsembleSpec.read(tmp_path) == fitted
+
+
+def test_file_of_the_first_format_is_read_as_the_rule_that_fits_nothing(spec: EnsembleSpec, tmp_path: Path) -> None:
+    spec.write(tmp_path)
+    fields = json.loads((tmp_path / "ensemble.json").read_text())
+    del fields["fitted"], fields["operating_points"]
+    decision = {"correction": "p / prior", "vote": "mean", "choice": "argmax"}
+    (tmp_path / "ensemble.json").write_text(json.dumps({**fields, "format": 1, "decision": decision}))
+    assert EnsembleSpec.read(tmp_path) == spec
+    assert spec.rule == PLAIN
+
+
 def test_folder_without_ensemble_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"`ensemble` must be a folder with ensemble.json, but .* has none"):
         EnsembleSpec.read(tmp_path)
@@ -57,8 +79,8 @@ def test_folder_without_ensemble_is_refused(tmp_path: Path) -> None:
 
 def test_newer_format_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None:
     spec.write(tmp_path)
-    rewrite(tmp_path, format=2)
-    with pytest.raises(InputError, match=r"format 1 or older, but .* has format=2\. Update this project"):
+    rewrite(tmp_path, format=3)
+    with pytest.raises(InputError, match=r"format 2 or older, but .* has format=3\. Update this project"):
         EnsembleSpec.read(tmp_path)
 
 
@@ -88,6 +110,11 @@ def test_file_that_is_cut_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None
         ({"classes": ["mel", "mel"]}, "classes must be two names or more, each once"),
         ({"left_out": [["a", "b", "c"]]}, "left_out.0 is not a list of 2"),
         ({"classes": ["mel", "nv", "df"]}, "the prior of a #3 must be 3 numbers"),
+        ({"operating_points": [POINT, POINT]}, "its operating points must be of its classes, each once"),
+        ({"operating_points": [{**POINT, "class_name": "df"}]}, "its operating points must be of its classes"),
+        ({"operating_points": [{**POINT, "threshold": 2}]}, "the numbers of its operating points must be from 0 to 1"),
+        ({"operating_points": [{"class_name": "mel"}]}, "operating_points.0 lacks 'min_sensitivity'"),
+        ({"operating_points": [{**POINT, "surplus": 1}]}, "unexpected keyword argument 'surplus'"),
     ],
 )
 def test_damage_is_told_with_its_reason(

@@ -15,6 +15,7 @@ from sklearn.naive_bayes import GaussianNB
 
 import ensemble.voting
 from core.errors import InputError
+from ensemble.decision import PLAIN, Rule
 from ensemble.voting import SoftVotingEnsemble, soft_vote
 
 # Three members, two examples, two classes.
@@ -52,6 +53,18 @@ def test_soft_vote_of_equal_weights_equals_hand_computed_mean() -> None:
 def test_soft_vote_of_weights_equals_hand_computed_mean() -> None:
     # (2 * 0.9 + 1 * 0.6 + 1 * 0.3) / 4 = 0.675; (2 * 0.4 + 1 * 0.2 + 1 * 0.9) / 4 = 0.475
     np.testing.assert_allclose(soft_vote(PROBS_MNC, [2, 1, 1]), [[0.675, 0.325], [0.475, 0.525]])
+
+
+def test_geometric_vote_equals_the_hand_computed_root_of_products() -> None:
+    mel, nv = (0.9 * 0.6 * 0.3) ** (1 / 3), (0.1 * 0.4 * 0.7) ** (1 / 3)
+    voted_NC = soft_vote(PROBS_MNC, vote="geometric")
+    np.testing.assert_allclose(voted_NC[0], [mel / (mel + nv), nv / (mel + nv)])
+    np.testing.assert_allclose(voted_NC.sum(axis=1), 1)
+
+
+def test_unknown_vote_is_refused() -> None:
+    with pytest.raises(InputError, match="`vote` must be mean or geometric, but got vote='median'"):
+        soft_vote(PROBS_MNC, vote="median")
 
 
 def test_soft_vote_passes_its_doctest() -> None:
@@ -116,6 +129,16 @@ def test_ensemble_corrects_each_member_for_its_prior_before_averaging() -> None:
     assert ensemble.predict(["x", "y"]).tolist() == ["nv", "nv"]
 
 
+def test_ensemble_follows_its_rule() -> None:
+    members = [("a", Constant([0.8, 0.2], ["mel", "nv"])), ("b", Constant([0.3, 0.7], ["mel", "nv"]))]
+    rule = Rule(tau=0.5, vote="geometric", temperature=2.0)
+    ensemble = SoftVotingEnsemble(members, priors=[[0.9, 0.1], [0.5, 0.5]], rule=rule).fit()
+    # mel : nv of a is 0.8 / sqrt(0.9) : 0.2 / sqrt(0.1) = 4 : 3, of b 3 : 7; the root of their product, and its root.
+    odds = (4 / 3 * 3 / 7) ** 0.25
+    np.testing.assert_allclose(ensemble.predict_proba(["x"]), [[odds / (1 + odds), 1 / (1 + odds)]])
+    assert clone(ensemble).rule == rule
+
+
 def test_ensemble_is_a_classifier_that_clone_copies_unfitted() -> None:
     ensemble = SoftVotingEnsemble([("a", Constant([0.8, 0.2], ["mel", "nv"]))], weights=[2.0]).fit()
     copy = clone(ensemble)
@@ -129,7 +152,8 @@ def test_ensemble_is_a_classifier_that_clone_copies_unfitted() -> None:
 def test_ensemble_constructor_stores_and_checks_nothing() -> None:
     priors = [[1.0]]
     ensemble = SoftVotingEnsemble([], weights=[-1.0], priors=priors)
-    assert ensemble.get_params(deep=False) == {"estimators": [], "weights": [-1.0], "priors": priors}
+    stored = {"estimators": [], "weights": [-1.0], "priors": priors, "rule": PLAIN}
+    assert ensemble.get_params(deep=False) == stored
     assert ensemble.priors is priors
 
 

@@ -174,7 +174,7 @@ def test_a_journal_with_a_foreign_line_is_refused_and_kept(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (put(format=2), "Update this project"),
+        (put(format=3), "Update this project"),
         (lambda content: b"", "must be JSON"),
         (lambda content: DEEP, "must be JSON"),
         (put(classes=["a", "a"]), "classes must be two names or more, each once"),

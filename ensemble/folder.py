@@ -1,0 +1,50 @@
+"""The folder that `ensemble.build` writes: replaced as a whole, and only where nothing of anybody else's is in it."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.errors import InputError
+from core.files import remove_leftovers, written_aside
+from ensemble.spec import EnsembleSpec
+
+# What earlier builds wrote, killed ones included, which leave what they were writing aside.
+_OWN_FILE = r"(ensemble\.json|metrics\.json|predictions\.csv|predictions-isic\.csv|report\.html|report\.md)"
+_OWN = re.compile(rf"{_OWN_FILE}|\.{_OWN_FILE}\.[0-9a-f]{{12}}\.tmp|members|members/[^/]+-\d{{4,}}\.safetensors")
+_OTHERS_MAY_BE_WRITING_S = 3600.0  # copying the members takes seconds
+
+
+def check_replaceable(folder: Path) -> None:
+    """A rebuild replaces the folder, so nobody else's files may be in it.
+
+    Raises:
+        InputError: It is no folder, or something else lies in it.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        kind = "a link" if folder.is_symlink() else "a file"
+        raise InputError(f"{folder} must be a folder of its own, because it is replaced, but is {kind}. Move it away.")
+    inside = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    if strangers := sorted(name for name in inside if not _OWN.fullmatch(name)):
+        raise InputError(
+            f"{folder} must hold only what ensemble.build wrote, because it is replaced, but it holds {strangers[0]}. "
+            "Move that elsewhere."
+        )
+
+
+def write_ensemble(target: Path, spec: EnsembleSpec, weights: Sequence[Path]) -> None:
+    """Writes the ensemble's folder as a whole, in place of an older one.
+
+    Args:
+        target: The folder.
+        spec: What will stand in `ensemble.json`.
+        weights: The weights' file of each member.
+    """
+    remove_leftovers(target.parent, older_than_s=_OTHERS_MAY_BE_WRITING_S)
+    with written_aside(target) as aside:
+        for member, file in zip(spec.members, weights, strict=True):
+            (aside / member.file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, aside / member.file)
+        spec.write(aside)
+        if target.exists():
+            shutil.rmtree(target)

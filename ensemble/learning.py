@@ -1,0 +1,72 @@
+"""All that an ensemble learns from validation: who votes, by which rule, and from where images are flagged.
+
+Shapes: V views, M members, N examples, C classes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.choosing import fit_members, keep_voters
+from ensemble.describing import describe
+from ensemble.evaluation import Evaluation, evaluate
+from ensemble.members import Selection
+from ensemble.operating import fit_points
+from ensemble.parts import read_validation
+from ensemble.spec import EnsembleSpec
+from ensemble.viewing import among, fit_views
+from ensemble.votes import vote_out_of_fold
+
+# What the members of a spec believe of each view of the validation images (V, M, N, C), V being the spec's views.
+See = Callable[[Selection, EnsembleSpec], npt.NDArray[np.float64]]
+
+
+class Wanted(NamedTuple):
+    """What may be chosen."""
+
+    vote: str = "mean"  # see `ensemble.choosing.ways_to_vote`, as for the next
+    top_k: int | None = 1
+    tau: float | None = None  # see `ensemble.fitting.fit_rule`
+    views: tuple[int, ...] = (1,)  # numbers of views to choose from
+    min_sensitivity: Sequence[tuple[str, float]] = ()  # see `ensemble.operating.fit_points`
+
+
+class Learned(NamedTuple):
+    """What was learned."""
+
+    selection: Selection
+    spec: EnsembleSpec
+    validation: Evaluation  # out of fold where anything was fitted
+
+
+def learn(candidates: Selection, wanted: Wanted, command: str, see: See) -> Learned:
+    """Chooses among trials and fits their vote to validation.
+
+    Args:
+        candidates: Who may vote.
+        wanted: What may be chosen.
+        command: The command line, for the record.
+        see: Shows the validation images to the members, where more than one view may be chosen.
+    """
+    part, probs_MNC = read_validation(candidates.members)
+    fit, chooser = fit_members(
+        candidates.members, part, probs_MNC, vote=wanted.vote, top_k=wanted.top_k, tau=wanted.tau
+    )
+    selection, voting = keep_voters(candidates, fit, wanted.vote)
+    plain, told_MNC, plain_MNC, ways = fit, probs_MNC[voting], None, chooser.compared()
+    if wanted.views != (1,):
+        spec = describe(selection, fit, ways, (), command)
+        seen_VMNC = see(
+            selection, dataclasses.replace(spec, rule=dataclasses.replace(spec.rule, views=max(wanted.views)))
+        )
+        priors_MC, weigh = np.asarray([member.prior for member in spec.members]), among(voting, chooser.weigh)
+        fit, plain = fit_views(seen_VMNC, priors_MC, fit.truth, weigh, offered=wanted.views, tau=wanted.tau)
+        told_MNC, plain_MNC = seen_VMNC[: fit.rule.views].mean(axis=0), seen_VMNC[0]
+    classes = selection.members[0].study.info["data"]["classes"]
+    points, flags = fit_points(wanted.min_sensitivity, fit.probs_NC, fit.truth, classes)
+    spec = describe(selection, fit, ways, points, command)
+    vote = vote_out_of_fold(fit, plain, flags)
+    return Learned(selection, spec, evaluate(told_MNC, spec, part, vote, plain_MNC))

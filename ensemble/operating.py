@@ -1,0 +1,172 @@
+"""Thresholds for one class against the rest: at least so much of a class must be found, whatever that costs.
+
+Shapes: N examples, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import InputError
+from core.metrics import Floats, Interval, wilson_interval
+from ensemble.crossfit import Hits, Truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """Which images are flagged as perhaps of a class, whatever class they are given.
+
+    Attributes:
+        class_name: The class.
+        min_sensitivity: The share of its validation images that had to be flagged.
+        threshold: An image is flagged if the ensemble's probability of the class is at least this.
+    """
+
+    class_name: str
+    min_sensitivity: float
+    threshold: float
+
+
+class Flagged(NamedTuple):
+    """How flags fare, and how the choice of the most probable class does beside."""
+
+    class_name: str
+    min_sensitivity: float
+    threshold: float
+    sensitivity: float | None  # None where no image is of the class
+    sensitivity_interval: Interval | None  # 95 %, over lesions
+    specificity: float | None
+    specificity_interval: Interval | None
+    argmax_sensitivity: float | None
+    argmax_specificity: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON can hold them."""
+        pairs = ("sensitivity_interval", "specificity_interval")
+        return {
+            name: list(value) if name in pairs and value is not None else value
+            for name, value in self._asdict().items()
+        }
+
+
+def check_classes(wanted: Sequence[tuple[str, float]], classes: Sequence[str]) -> None:
+    """Refuses what `--min-sensitivity` was given for classes that there aren't, or twice.
+
+    Raises:
+        InputError: A class is unknown, or was named twice.
+    """
+    names = [name for name, _ in wanted]
+    if unknown := [name for name in names if name not in classes]:
+        raise InputError(
+            f"`--min-sensitivity` must name one of {', '.join(classes)}, but got {unknown[0]}. Choose one of them."
+        )
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"`--min-sensitivity` must name each class once, but got {twice[0]} {names.count(twice[0])} times. "
+            "Leave all but one out."
+        )
+
+
+def fit_threshold(probs_N: Floats, is_class_N: Hits, min_sensitivity: float) -> float:
+    """The highest threshold at which so much of a class is flagged; 0, which flags all, if none of it is there."""
+    found_K = np.sort(probs_N[is_class_N])[::-1]
+    if not len(found_K):
+        return 0.0
+    # A hair less than a whole number of images asks for no further one: 0.9 of 10 are 9.
+    needed = int(np.ceil(min_sensitivity * len(found_K) - 1e-9))
+    return float(found_K[needed - 1])
+
+
+def fit_points(
+    wanted: Sequence[tuple[str, float]], probs_NC: Floats, truth: Truth, classes: Sequence[str]
+) -> tuple[tuple[OperatingPoint, ...], list[Hits]]:
+    """Fits thresholds to validation.
+
+    Args:
+        wanted: Classes, and the least share of each that must be flagged.
+        probs_NC: The ensemble's probabilities, out of fold.
+        truth: The rows.
+        classes: Class names.
+
+    Returns:
+        The points, and which rows each flags (N,) by thresholds of the other folds.
+
+    Raises:
+        InputError: Validation has no image of a class.
+    """
+    points, flags = [], []
+    for name, least in wanted:
+        c = list(classes).index(name)
+        probs_N, is_class_N = probs_NC[:, c], truth.labels_N == c
+        if not is_class_N.any():
+            raise InputError(
+                f"`--min-sensitivity` must name a class of which validation has images, but got {name}. Leave it out."
+            )
+        points.append(
+            OperatingPoint(class_name=name, min_sensitivity=least, threshold=fit_threshold(probs_N, is_class_N, least))
+        )
+        flagged_N = np.zeros(len(probs_N), bool)
+        for fit_N, held_N in truth.held_out():
+            flagged_N[held_N] = probs_N[held_N] >= fit_threshold(probs_N[fit_N], is_class_N[fit_N], least)
+        flags.append(flagged_N)
+    return tuple(points), flags
+
+
+def flag(points: Sequence[OperatingPoint], probs_NC: Floats, classes: Sequence[str]) -> list[Hits]:
+    """Which images each point flags (N,)."""
+    return [probs_NC[:, list(classes).index(point.class_name)] >= point.threshold for point in points]
+
+
+def flag_columns(points: Sequence[OperatingPoint], probs_C: Sequence[float], classes: Sequence[str]) -> dict[str, int]:
+    """Columns of a predictions file for one image: 1 where it is flagged."""
+    flags = flag(points, np.asarray([probs_C]), classes)
+    return {f"flag_{point.class_name}": int(flagged[0]) for point, flagged in zip(points, flags, strict=True)}
+
+
+def judge_flags(
+    points: Sequence[OperatingPoint],
+    flags: Sequence[Hits],
+    chosen_N: npt.NDArray[np.int64],
+    truth: Truth,
+    classes: Sequence[str],
+) -> tuple[Flagged, ...]:
+    """Judges flags, beside the choice of one class.
+
+    Args:
+        points: What was fitted.
+        flags: Which images each flags (N,).
+        chosen_N: The class chosen for each image.
+        truth: The images' lesions and true classes.
+        classes: Class names.
+    """
+    judged = []
+    for point, flagged_N in zip(points, flags, strict=True):
+        c = list(classes).index(point.class_name)
+        is_class_N, groups_N = truth.labels_N == c, truth.groups_N
+        sensitivity, found = _share(flagged_N, is_class_N, groups_N)
+        specificity, spared = _share(~flagged_N, ~is_class_N, groups_N)
+        judged.append(
+            Flagged(
+                class_name=point.class_name,
+                min_sensitivity=point.min_sensitivity,
+                threshold=point.threshold,
+                sensitivity=sensitivity,
+                sensitivity_interval=found,
+                specificity=specificity,
+                specificity_interval=spared,
+                argmax_sensitivity=_share(chosen_N == c, is_class_N, groups_N)[0],
+                argmax_specificity=_share(chosen_N != c, ~is_class_N, groups_N)[0],
+            )
+        )
+    return tuple(judged)
+
+
+def _share(hits_N: Hits, among_N: Hits, groups_N: npt.NDArray[np.str_]) -> tuple[float | None, Interval | None]:
+    """A share among some images, and its 95 % interval, with n = lesions."""
+    if not among_N.any():
+        return None, None
+    share = float(hits_N[among_N].mean())
+    return share, wilson_interval(share, len(np.unique(groups_N[among_N])))
