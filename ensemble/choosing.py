@@ -90,7 +90,9 @@ class Chooser:
                 ways = [self.ways[k] for k in places]
                 weights_KM = np.stack([candidates.weigh(way.name, way.top_k, fit_N) for way in ways])
                 voted_KNC = np.tensordot(weights_KM, values_MNC[:, held_N], axes=1)
-                hits_KN[np.ix_(np.asarray(places), np.flatnonzero(held_N))] = voted_KNC.argmax(axis=2) == truth.labels_N[held_N]
+                hits_KN[np.ix_(np.asarray(places), np.flatnonzero(held_N))] = (
+                    voted_KNC.argmax(axis=2) == truth.labels_N[held_N]
+                )
         return hits_KN
 
 
