@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 from core.artifacts import StudiesFolder
 from core.errors import InputError
 from ensemble.members import read_studies
+from search.asking import without_known
 from search.storage import open_storage
 from search.summary import rank
-from search.worker import without_known
 from tests.search.test_run import search
 
 SMALL = ["--arch", "test_efficientnet", "--weights", "none", "--device", "cpu", "--epochs", 2]
@@ -76,8 +76,13 @@ def test_what_was_tried_or_has_begun_is_not_proposed_again() -> None:
         trial = study.ask(distributions)
         if state is not None:
             study.tell(trial, 1.0 if state == TrialState.COMPLETE else None, state=state)
-    proposals = tuple({"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4, 0.5))
-    assert without_known(proposals, study) == [{"lr": 0.2}, {"lr": 0.5}]
+    study.enqueue_trial({"lr": 0.6})  # waits
+    study.enqueue_trial({"lr": 0.7})
+    study.enqueue_trial({"lr": 0.6})
+    proposals = tuple({"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+    assert without_known(proposals, study.trials) == [{"lr": 0.2}, {"lr": 0.5}]
+    study.ask()  # has got its proposal, and no parameter yet
+    assert without_known(proposals, study.trials) == [{"lr": 0.2}, {"lr": 0.5}]
 
 
 @pytest.mark.parametrize(
