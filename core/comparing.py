@@ -69,7 +69,11 @@ class Contest:
             _OneClass.of(predictions_MN[:, labels_N == c] == c, group_ids_N[labels_N == c], resamples, rng)
             for c in np.unique(labels_N)
         ]
-        self._recalls_RM: Float64s = np.mean([each.recalls_RM() for each in self._classes], axis=0)
+        # One after the other: of thousands of trials, all classes at once would take much memory.
+        total_RM = self._classes[0].recalls_RM()
+        for each in self._classes[1:]:
+            total_RM += each.recalls_RM()
+        self._recalls_RM = total_RM / len(self._classes)
 
     def differences(self) -> list[Difference]:
         """By how much the best one is better than each, itself included."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from core.artifacts import TrialRecord
 from core.cli import write
+from core.comparing import Difference
 from core.config import TrainConfig
 from core.confirmed import ConfirmedTrial
 from core.errors import InputError, counted
@@ -18,7 +18,7 @@ from search.choosing import Verdict
 from search.confirm_plan import Plan, Rows
 from search.summary import in_columns
 
-_HEADER = ["trial", "search", "confirmed", "95 % interval", "", "less", "95 % interval", "argmax", "epochs", "seeds"]
+_HEADER = ["trial", "search", "confirmed", "95 % interval", "", "behind", "95 % interval", "argmax", "epochs", "seeds"]
 
 
 class Outcome:
@@ -78,15 +78,18 @@ class Outcome:
                 "folds": plan.wanted.folds,
                 "images": len(plan.rows_N),
                 "lesions": len(set(plan.groups_N)),
-                "trials": [self._describe(trial) for trial in self.trials],
+                "trials": [self._describe(trial, behind) for trial, behind in self._compared()],
                 "failed": [{"number": number, "reason": reason} for number, reason in self.failed.items()],
                 "optimism": {"measured": self.measured, "estimated": plan.verdict.optimism_to_dict()},
             }
         )
 
-    def _describe(self, trial: ConfirmedTrial) -> dict[str, Any]:
-        assert self.verdict is not None, "there are trials"
-        record, behind = self._records[trial.number], self.verdict.behind[self.verdict.numbers.index(trial.number)]
+    def _compared(self) -> list[tuple[ConfirmedTrial, Difference]]:
+        """The trials, and by how much the best is better than each."""
+        return [] if self.verdict is None else list(zip(self.trials, self.verdict.behind, strict=True))
+
+    def _describe(self, trial: ConfirmedTrial, behind: Difference) -> dict[str, Any]:
+        record = self._records[trial.number]
         return {
             "number": trial.number,
             "search_recall": record.recall,
@@ -109,7 +112,8 @@ class Outcome:
             return
         images, lesions = counted(len(plan.rows_N), "image"), counted(len(set(plan.groups_N)), "lesion")
         write(f"\nConfirmed trials of {plan.study.folder.name}, by macro recall out of fold on {images} of {lesions}:")
-        write(in_columns([_HEADER, *(self._row(trial, self._records[trial.number]) for trial in self.trials)]))
+        rows = [self._row(trial, behind, self.verdict.mark(trial.number)) for trial, behind in self._compared()]
+        write(in_columns([_HEADER, *rows]))
         write(self.verdict.explain_ties())
         if measured := self.measured:
             write(
@@ -119,18 +123,16 @@ class Outcome:
         if estimated := plan.verdict.explain_optimism():
             write(f"Estimated without training again: {estimated[0].lower()}{estimated[1:]}")
 
-    def _row(self, trial: ConfirmedTrial, record: TrialRecord) -> list[str]:
-        assert self.verdict is not None, "there are trials"
-        value, (low, high) = self.verdict.behind[self.verdict.numbers.index(trial.number)]
-        is_best = trial.number == self.verdict.numbers[0]
+    def _row(self, trial: ConfirmedTrial, behind: Difference, mark: str) -> list[str]:
+        record, (low, high) = self._records[trial.number], behind.interval
         return [
             str(trial.number),
             f"{record.recall:.3f}",
             f"{trial.recall:.3f}",
             f"{trial.recall_interval[0]:.3f} to {trial.recall_interval[1]:.3f}",
-            self.verdict.mark(trial.number),
-            "" if is_best else f"{value:.3f}",
-            "" if is_best else f"{low:+.3f} to {high:+.3f}",
+            mark,
+            "" if mark == "best" else f"{behind.value:.3f}",
+            "" if mark == "best" else f"{low:+.3f} to {high:+.3f}",
             f"{trial.recall_argmax:.3f}",
             str(trial.epochs),
             str(trial.seeds),

@@ -136,7 +136,7 @@ def test_the_same_command_has_nothing_to_do(
     assert confirm(studies, *TWO) == 0
     output = capsys.readouterr().out
     assert f"Study {NAME}: 0 runs to go, 4 finished, of test_efficientnet at 32 pixels on cpu" in output
-    assert re.search(r"^trial +search +confirmed +95 % interval +less +95 % interval +argmax", output, re.MULTILINE)
+    assert re.search(r"^trial +search +confirmed +95 % interval +behind +95 % interval +argmax", output, re.MULTILINE)
     assert re.search(r"^ +\d +0\.\d{3} +0\.\d{3} +0\.\d{3} to 0\.\d{3} +best  ", output, re.MULTILINE)
     assert f"Trial {ranked(studies)[0]}, the best of the search, had 0." in output
     assert "Estimated without training again: having been chosen out of 3 makes the recall of trial" in output
