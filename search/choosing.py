@@ -3,6 +3,7 @@
 Legend: M trials, N examples, C classes.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from core.errors import InputError, few
 from core.metrics import correct_prior
 
 Rows = npt.NDArray[np.int64]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,15 +93,16 @@ def judge_search(
         classes: C.
 
     Returns:
-        None without any trial.
-
-    Raises:
-        InputError: The probabilities of a trial are damaged, or of other rows.
+        None without any trial. One whose probabilities are damaged or of other rows is left out, with a warning: it
+        can't vote either, and a search that has ended well shall not fail over it.
     """
-    if not ranked:
-        return None
-    predictions = [_predictions(record, (len(labels_N), classes)) for record in ranked]
-    return Verdict.of([record.number for record in ranked], labels_N, predictions, groups_N)
+    predictions: dict[int, Rows] = {}
+    for record in ranked:
+        try:
+            predictions[record.number] = _predictions(record, (len(labels_N), classes))
+        except InputError as error:
+            _log.warning("trial %d is compared with none: %s", record.number, error)
+    return Verdict.of(list(predictions), labels_N, list(predictions.values()), groups_N) if predictions else None
 
 
 def _predictions(record: TrialRecord, expected: tuple[int, int]) -> Rows:

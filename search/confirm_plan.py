@@ -123,8 +123,8 @@ class Plan:
         verdict = judge_search(self.ranked, labels, self._groups_of(val), classes)
         if verdict is None:
             raise InputError(
-                f"A study must have a complete trial to be confirmed, but {study.folder.name} has none yet. Let its "
-                "search go on, or name others with --study."
+                f"A study must have a complete, undamaged trial to be confirmed, but {study.folder.name} has none. Let "
+                "its search go on, or name others with --study."
             )
         return verdict
 

@@ -1,11 +1,11 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from core.artifacts import StudiesFolder, TrialRecord
-from core.errors import InputError
 from search.choosing import Verdict, judge_search
 from search.summary import rank, table
 
@@ -80,7 +80,13 @@ def test_many_ties_are_counted_and_some_of_them_named() -> None:
     assert "are 19 of 19 others: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 7 more." in verdict.explain_ties()
 
 
-def test_probabilities_of_other_rows_are_refused(tmp_path: Path) -> None:
-    record = record_of(tmp_path, 3, predict(0.8, 0))
-    with pytest.raises(InputError, match=r"must be of shape \(119, 3\), a row for each validation image, but is of"):
-        judge_search([record], LABELS[1:], GROUPS[1:], 3)
+def test_a_trial_with_probabilities_of_other_rows_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged, whole = record_of(tmp_path, 3, predict(0.8, 0)), record_of(tmp_path, 4, predict(0.7, 1))
+    np.save(damaged.folder / "val_probs.npy", np.ones((119, 3), np.float32) / 3)
+    verdict = judge_search([damaged, whole], LABELS, GROUPS, 3)
+    assert verdict is not None
+    assert verdict.numbers == (4,)
+    assert re.search(r"trial 3 is compared with none: .* must be of shape \(120, 3\), a row for each", caplog.text)
+    assert judge_search([damaged], LABELS, GROUPS, 3) is None

@@ -313,7 +313,7 @@ def nothing(studies: Path) -> None:
             ("--data", "a", "--data", "b"),
             f"must be given 1 times, as for the search of {NAME}, but",
         ),
-        (drop_trials, (), f"A study must have a complete trial to be confirmed, but {NAME} has none yet"),
+        (drop_trials, (), f"A study must have a complete, undamaged trial to be confirmed, but {NAME} has none"),
         (move_data, (), f"The data of {NAME} must exist, but .*-moved does not. Say with --data where it is now"),
         (
             drop_history,
