@@ -123,12 +123,15 @@ class LesionBootstrap:
     """Resamples of whole lesions within each class, drawn once: classifiers that they judge are compared in pairs.
 
     See `bootstrap_interval` for the arguments and the scheme.
+
+    Attributes:
+        resamples: How many there are.
     """
 
     def __init__(
         self, labels_N: Ints, groups_N: Sequence[str], num_classes: int, *, resamples: int = 2000, seed: int = 0
     ) -> None:
-        self._shape = (resamples, num_classes)
+        self.resamples, self._shape, self._images = resamples, (resamples, num_classes), len(labels_N)
         self._classes: list[_ResampledClass] = []
         labels_N, rng = np.asarray(labels_N), np.random.default_rng(seed)
         group_ids_N = np.unique(np.asarray(groups_N, dtype=str), return_inverse=True)[1]
@@ -154,6 +157,14 @@ class LesionBootstrap:
             found_KL = np.add.reduceat(hits_KN[:, one.rows].astype(np.float32), one.starts, axis=1)
             recalls[:, :, one.number] = (found_KL @ one.draws_RL.T) / one.images_R
         return recalls
+
+    def weights(self, part: slice) -> npt.NDArray[np.float32]:
+        """How often each resample of a part of them has each example (resamples, N)."""
+        weights = np.zeros((len(range(*part.indices(self.resamples))), self._images), np.float32)
+        for one in self._classes:
+            sizes_L = np.diff(one.starts, append=len(one.rows))
+            weights[:, one.rows] = np.repeat(one.draws_RL[part], sizes_L, axis=1)
+        return weights
 
     def macro_recalls(self, hits_KN: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """The macro recall in each resample (K, resamples), see `recalls`."""
@@ -191,10 +202,47 @@ def wilson_interval(share: float, n: int, z: float = 1.96) -> Interval:
     return Interval(max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale))
 
 
+def share_among(
+    hits_N: npt.NDArray[np.bool_], among_N: npt.NDArray[np.bool_], groups_N: npt.NDArray[np.str_]
+) -> tuple[float | None, Interval | None]:
+    """A share among some examples and its 95 % interval, with n = lesions; None of none.
+
+    Args:
+        hits_N: What is counted (N,).
+        among_N: Of which examples (N,).
+        groups_N: Lesion of each (N,).
+    """
+    if not among_N.any():
+        return None, None
+    share = float(hits_N[among_N].mean())
+    return share, wilson_interval(share, len(np.unique(groups_N[among_N])))
+
+
 def negative_log_likelihood(labels_N: Ints, probs_NC: Floats) -> float:
     """Mean of -log p(true class), in nats."""
     true_N = np.asarray(probs_NC, np.float64)[np.arange(len(labels_N)), labels_N]
     return float(-np.log(np.maximum(true_N, SMALLEST_PROBABILITY)).mean())
+
+
+class ConfidenceBin(NamedTuple):
+    """Examples about which a classifier is about equally sure."""
+
+    size: int  # how many there are
+    confidence: float  # mean probability of the class that is the most probable
+    accuracy: float  # share in which it is the true one
+
+
+def confidence_bins(labels_N: Ints, probs_NC: Floats, bins: int = 15) -> tuple[ConfidenceBin, ...]:
+    """Examples in equally wide bins of confidence, the empty ones left out: what a reliability diagram shows.
+
+    Source: Guo et al., "On calibration of modern neural networks", ICML 2017, section 2.
+    """
+    confidence_N, hits_N = np.max(probs_NC, axis=1), np.argmax(probs_NC, axis=1) == labels_N
+    bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
+    counts = np.bincount(bin_N, minlength=bins)
+    sums = np.stack([np.bincount(bin_N, weights=values, minlength=bins) for values in (confidence_N, hits_N)])
+    confidences, accuracies = sums[:, counts > 0] / counts[counts > 0]
+    return tuple(map(ConfidenceBin, counts[counts > 0].tolist(), confidences.tolist(), accuracies.tolist()))
 
 
 def expected_calibration_error(labels_N: Ints, probs_NC: Floats, bins: int = 15) -> float:
@@ -202,7 +250,5 @@ def expected_calibration_error(labels_N: Ints, probs_NC: Floats, bins: int = 15)
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
     """
-    confidence_N, hits_N = np.max(probs_NC, axis=1), np.argmax(probs_NC, axis=1) == labels_N
-    bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_N, weights=confidence_N - hits_N, minlength=bins)
-    return float(np.abs(gaps).sum() / len(hits_N))
+    filled = confidence_bins(labels_N, probs_NC, bins)
+    return sum(each.size * abs(each.confidence - each.accuracy) for each in filled) / len(labels_N)

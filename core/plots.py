@@ -44,7 +44,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], *, columns: int = len(_P
     """
     rows = -(-len(_PANELS) // columns)
     figure = Figure(figsize=(3.4 * columns if columns > 1 else 4.4, 2.7 * rows + 0.45))
-    _place_panels(figure, left=0.5, right=0.1, bottom=0.85 if columns > 1 else 1.0, top=0.3, wspace=0.5, hspace=0.85)
+    place_panels(figure, left=0.5, right=0.1, bottom=0.85 if columns > 1 else 1.0, top=0.3, wspace=0.5, hspace=0.85)
     axes = [figure.add_subplot(rows, columns, place) for place in range(1, len(_PANELS) + 1)]
     best_row = int(np.argmax([row["val_recall"] for row in history])) if history else 0
     for axis, (name, title) in zip(axes, _PANELS, strict=True):
@@ -76,7 +76,7 @@ def plot_slices(
     names = sorted((name for name in slices if slices[name]), key=lambda name: -importance.get(name, 0.0))
     rows = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(2.55 * columns, 2.1 * rows + 0.3))
-    _place_panels(figure, left=0.45, right=0.1, bottom=0.3, top=0.3, wspace=0.5, hspace=0.6)
+    place_panels(figure, left=0.45, right=0.1, bottom=0.3, top=0.3, wspace=0.5, hspace=0.6)
     for place, name in enumerate(names, 1):
         axis = figure.add_subplot(rows, columns, place)
         _style_slice(axis, name, importance.get(name))
@@ -159,7 +159,7 @@ def _label_classes(axis: Axes, classes: Sequence[str], totals_C: npt.NDArray[np.
     axis.spines[:].set_visible(False)
 
 
-def _place_panels(
+def place_panels(
     figure: Figure, *, left: float, right: float, bottom: float, top: float, wspace: float, hspace: float
 ) -> None:
     """Fixes the margins in inches; matplotlib's own layouts draw everything twice to find out.

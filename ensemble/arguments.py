@@ -44,6 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="CLASS=SHARE",
         help="flag images so that this share of a class is found, as mel=0.9; repeat it for more classes",
     )
+    parser.add_argument(
+        "--mistakes",
+        type=cli.natural_int,
+        default=12,
+        metavar="N",
+        help="how many of the mistakes it is surest of the report shows, with pictures of the test images [12]",
+    )
     parser.add_argument("--archs", type=_names, default=[], metavar="A,B", help="architectures that take part [all]")
     parser.add_argument(
         "--study", action="append", default=[], metavar="NAME", help="study that takes part; repeat it for more [all]"

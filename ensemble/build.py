@@ -63,7 +63,7 @@ def build(args: argparse.Namespace, command: str) -> int:
     check_replaceable(studies.ensemble)
     selection, spec, validation = learn(candidates, wanted, command, partial(_see_validation, args))
     _announce(selection, spec)
-    report = _prepare_report(spec, selection, validation)
+    report = _prepare_report(spec, selection, validation, args.mistakes)
     rehearse(report)
     with ExitStack() as stack:
         opened = None if args.no_test else _open_part("test", args, selection, spec, stack)
@@ -77,7 +77,7 @@ def build(args: argparse.Namespace, command: str) -> int:
             cli.write(f"opening the test split, for the {_ordinal(opening)} time in this folder")
             views_VMNC = view_probas(ensemble, images)
             test = evaluate(views_VMNC.mean(axis=0), spec, part, plain_MNC=views_VMNC[0])
-            report = dataclasses.replace(report, test=test, opening=opening)
+            report = _with_test(report, test, opening, args.mistakes, images)
     write_report(studies.ensemble, report, listed)
     studies.publish(studies.ensemble)
     _conclude(studies.ensemble, report)
@@ -164,9 +164,10 @@ def _open_part(
     return images, part
 
 
-def _prepare_report(spec: EnsembleSpec, selection: Selection, validation: Evaluation) -> Report:
+def _prepare_report(spec: EnsembleSpec, selection: Selection, validation: Evaluation, mistakes: int) -> Report:
     """Reads all that the report tells; only the test split's figures are still to come."""
     from ensemble.findings import read_finding, read_history
+    from ensemble.mistakes import surest_mistakes
     from ensemble.tables import Report
 
     return Report(
@@ -176,7 +177,17 @@ def _prepare_report(spec: EnsembleSpec, selection: Selection, validation: Evalua
         opening=0,
         histories=[read_history(member.trial) for member in selection.members],
         findings=[read_finding(study) for study in selection.studies],
+        mistakes=surest_mistakes(validation, spec.classes, mistakes),
     )
+
+
+def _with_test(report: Report, test: Evaluation, opening: int, shown: int, images: ImageSet) -> Report:
+    """The report with the test split's figures, and the mistakes that were made there."""
+    from ensemble.mistakes import picture_mistakes, surest_mistakes
+
+    mistakes = surest_mistakes(test, report.spec.classes, shown)
+    photos = picture_mistakes(mistakes, images)
+    return dataclasses.replace(report, test=test, opening=opening, mistakes=mistakes, photos=photos)
 
 
 def _conclude(folder: Path, report: Report) -> None:

@@ -5,24 +5,24 @@ Shapes: M members, N examples, C classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from core.metrics import (
+    ConfidenceBin,
     Floats,
     Interval,
-    Ints,
     LesionBootstrap,
     accuracy,
+    confidence_bins,
     confusion_matrix,
     expected_calibration_error,
     macro_recall,
     negative_log_likelihood,
-    recall_per_class,
-    wilson_interval,
 )
+from ensemble.classes import ClassScores, score_classes
 from ensemble.crossfit import Truth
 from ensemble.decision import choose, correct_members
 from ensemble.ladder import Rung, climb
@@ -30,16 +30,7 @@ from ensemble.operating import Flagged, judge_flags
 from ensemble.parts import Part
 from ensemble.spec import EnsembleSpec
 from ensemble.votes import Vote, take_vote
-
-
-class ClassRecall(NamedTuple):
-    """How much of one class was found."""
-
-    name: str
-    images: int
-    lesions: int
-    recall: float | None  # None where no image is of this class
-    interval: Interval | None  # 95 %, over lesions
+from ensemble.watching import Watched, watch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +46,7 @@ class Scores:
         accuracy_argmax: Of the plain argmax.
         ece: Expected calibration error of the corrected probabilities.
         nll: Negative log likelihood of them, nats.
-        per_class: Recall of each class.
+        per_class: Each class against the rest.
         confusion_CC: Counts; the row is the true class.
     """
 
@@ -67,7 +58,7 @@ class Scores:
     accuracy_argmax: float
     ece: float
     nll: float
-    per_class: tuple[ClassRecall, ...]
+    per_class: tuple[ClassScores, ...]
     confusion_CC: npt.NDArray[np.int64]
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,10 +72,7 @@ class Scores:
             "accuracy_argmax": self.accuracy_argmax,
             "expected_calibration_error": self.ece,
             "negative_log_likelihood": self.nll,
-            "classes": [
-                {**row._asdict(), "interval": None if row.interval is None else list(row.interval)}
-                for row in self.per_class
-            ],
+            "classes": [row.to_dict() for row in self.per_class],
             "confusion": self.confusion_CC.tolist(),
         }
 
@@ -101,6 +89,7 @@ class Evaluation:
         ladder: What each step gains, from the best single trials by plain argmax to the ensemble.
         over_single: The ensemble against the best single trial, both by p / prior.
         flagged: How the flags of each operating point fare.
+        watched: Melanoma, and the classes of the operating points, looked at closely.
     """
 
     part: Part
@@ -110,6 +99,7 @@ class Evaluation:
     ladder: tuple[Rung, ...]
     over_single: Rung
     flagged: tuple[Flagged, ...]
+    watched: tuple[Watched, ...]
 
     @property
     def images(self) -> int:
@@ -120,6 +110,11 @@ class Evaluation:
     def lesions(self) -> int:
         """How many lesions the images show."""
         return len(set(self.part.groups))
+
+    @property
+    def reliability(self) -> tuple[ConfidenceBin, ...]:
+        """How sure the blend is, and how often it is right."""
+        return confidence_bins(self.part.labels, self.probs_NC)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them."""
@@ -132,6 +127,8 @@ class Evaluation:
             "gain_over_best_single": self.over_single.gain,
             "gain_over_best_single_interval": list(self.over_single.gain_interval or ()),
             "operating_points": [flagged.to_dict() for flagged in self.flagged],
+            "watched": [watched.to_dict() for watched in self.watched],
+            "reliability": [each._asdict() for each in self.reliability],
         }
 
 
@@ -156,6 +153,7 @@ def evaluate(
     names, singles = [member.name for member in spec.members], best_singles(spec)
     steps = [(f"best single {spec.members[m].arch.name} ({names[m]})", plain_MNC[m]) for m in singles]
     over_single = (("best single, p / prior", corrected_MNC[singles[-1]]), ("ensemble", vote.probs_NC))
+    chosen_N = choose(vote.probs_NC)
     return Evaluation(
         part=part,
         probs_NC=vote.probs_NC,
@@ -166,7 +164,8 @@ def evaluate(
         ),
         ladder=climb([*steps, *vote.steps], part, bootstrap),
         over_single=climb(over_single, part, bootstrap)[1],
-        flagged=judge_flags(spec.operating_points, vote.flags, choose(vote.probs_NC), truth, spec.classes),
+        flagged=judge_flags(spec.operating_points, vote.flags, chosen_N, truth, spec.classes),
+        watched=watch(spec.operating_points, vote.flags, vote.probs_NC, chosen_N, part, spec.classes, bootstrap),
     )
 
 
@@ -195,16 +194,6 @@ def _score(
         accuracy_argmax=accuracy(argmax_CC),
         ece=expected_calibration_error(part.labels, corrected_NC),
         nll=negative_log_likelihood(part.labels, corrected_NC),
-        per_class=_recalls(confusion_CC, part, classes),
+        per_class=score_classes(corrected_NC, predictions_N, part, classes),
         confusion_CC=confusion_CC,
     )
-
-
-def _recalls(confusion_CC: Ints, part: Part, classes: Sequence[str]) -> tuple[ClassRecall, ...]:
-    rows = []
-    groups = np.asarray(part.groups, dtype=str)
-    for c, (name, recall) in enumerate(zip(classes, recall_per_class(confusion_CC), strict=True)):
-        images, lesions = int((part.labels == c).sum()), len(np.unique(groups[part.labels == c]))
-        interval = wilson_interval(float(recall), lesions) if images else None
-        rows.append(ClassRecall(name, images, lesions, float(recall) if images else None, interval))
-    return tuple(rows)

@@ -69,6 +69,10 @@ class ImageSet:
             self._sources[key] = self._open_at(image_size, device)
         return self._sources[key]
 
+    def finest(self) -> BatchSource:
+        """The images at the largest size at which they have been opened."""
+        return self._sources[max(self._sources, key=lambda key: key[0])]
+
     def close(self) -> None:
         """Closes whatever has been opened."""
         while self._sources:

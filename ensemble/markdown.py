@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from core.errors import one_line
 from ensemble import steps, tables
+from ensemble.card import card
 from ensemble.tables import Report, Table, percent, span
 
 # Whatever Markdown or the HTML that it may contain could take for markup.
@@ -41,8 +42,11 @@ def _lines(report: Report) -> Iterator[str]:
         if steps.ways(report).rows:
             yield f"{_escape(steps.ways_note())}\n"
             yield from _table(steps.ways(report))
-    yield "## Recall of each class\n"
-    yield from _table(tables.class_recalls(report))
+    yield "## Each class against the rest\n"
+    yield from _table(tables.class_scores(report))
+    if report.judged.watched:
+        yield "## Classes looked at closely\n"
+        yield from _table(steps.watched(report))
     if report.judged.flagged:
         yield "## Operating points\n"
         yield f"{_escape(steps.flags_note(report))}\n"
@@ -51,6 +55,11 @@ def _lines(report: Report) -> Iterator[str]:
     for each in (scores, *report.judged.members):
         yield f"### {_escape(each.name)}\n"
         yield from _table(tables.confusion(each, spec.classes))
+    yield "## How far probabilities can be believed\n"
+    yield from _table(steps.reliability(report))
+    if report.mistakes:
+        yield "## The mistakes that it is surest of\n"
+        yield from _table(tables.mistakes(report))
     yield "## What the searches found\n"
     for finding in report.findings:
         yield f"### {_escape(finding.study)}\n\n{_escape(tables.trial_counts(finding))}\n"
@@ -59,6 +68,7 @@ def _lines(report: Report) -> Iterator[str]:
             yield f"Share of the recall's variance explained: {', '.join(shares)}.\n"
         yield from _table(tables.best_trials(finding))
     for title, table in (
+        ("Intended use and limits", card(report)),
         ("The members' settings", tables.configs(report)),
         ("Data and split", tables.data(report)),
         ("Versions", tables.versions(report)),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import InputError
-from core.metrics import Floats, Interval, wilson_interval
+from core.metrics import Floats, Interval, share_among
 from ensemble.crossfit import Hits, Truth
 
 
@@ -146,8 +146,8 @@ def judge_flags(
     for point, flagged_N in zip(points, flags, strict=True):
         c = list(classes).index(point.class_name)
         is_class_N, groups_N = truth.labels_N == c, truth.groups_N
-        sensitivity, found = _share(flagged_N, is_class_N, groups_N)
-        specificity, spared = _share(~flagged_N, ~is_class_N, groups_N)
+        sensitivity, found = share_among(flagged_N, is_class_N, groups_N)
+        specificity, spared = share_among(~flagged_N, ~is_class_N, groups_N)
         judged.append(
             Flagged(
                 class_name=point.class_name,
@@ -157,16 +157,8 @@ def judge_flags(
                 sensitivity_interval=found,
                 specificity=specificity,
                 specificity_interval=spared,
-                argmax_sensitivity=_share(chosen_N == c, is_class_N, groups_N)[0],
-                argmax_specificity=_share(chosen_N != c, ~is_class_N, groups_N)[0],
+                argmax_sensitivity=share_among(chosen_N == c, is_class_N, groups_N)[0],
+                argmax_specificity=share_among(chosen_N != c, ~is_class_N, groups_N)[0],
             )
         )
     return tuple(judged)
-
-
-def _share(hits_N: Hits, among_N: Hits, groups_N: npt.NDArray[np.str_]) -> tuple[float | None, Interval | None]:
-    """A share among some images, and its 95 % interval, with n = lesions."""
-    if not among_N.any():
-        return None, None
-    share = float(hits_N[among_N].mean())
-    return share, wilson_interval(share, len(np.unique(groups_N[among_N])))

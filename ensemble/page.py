@@ -8,9 +8,11 @@ from html import escape
 
 from core.plots import plot_confusion, plot_curves, plot_slices
 from ensemble import steps, tables
+from ensemble.card import card
 from ensemble.evaluation import Scores
 from ensemble.findings import Finding
-from ensemble.pieces import SCALE, bar, bars, picture, table_html, track
+from ensemble.pictures import plot_reliability, plot_watched
+from ensemble.pieces import SCALE, bar, bars, photograph, picture, table_html, track
 from ensemble.style import CSS
 from ensemble.tables import Report, percent, span
 
@@ -39,8 +41,19 @@ def _header(report: Report) -> Iterator[str]:
 
 
 def _sections(report: Report) -> Iterator[str]:
-    figures = (_result, _ladder, _classifiers, _fitted, _classes, _flags, _confusions)
-    for section in (*figures, _curves, _findings, _members, _data, _reproduce):
+    figures = (
+        _result,
+        _ladder,
+        _classifiers,
+        _fitted,
+        _classes,
+        _watched,
+        _flags,
+        _confusions,
+        _reliability,
+        _mistakes,
+    )
+    for section in (*figures, _curves, _findings, _card, _members, _data, _reproduce):
         if text := "".join(section(report)):
             yield f"<section>{text}</section>"
 
@@ -100,7 +113,7 @@ def _fitted(report: Report) -> Iterator[str]:
 
 
 def _classes(report: Report) -> Iterator[str]:
-    yield "<h2>Recall of each class</h2>"
+    yield "<h2>Each class against the rest</h2>"
     yield "<p>Of the images that truly show a class, the share recognised by the ensemble.</p>"
     pairs = zip(report.judged.blend.per_class, report.validation.blend.per_class, strict=True)
     unit = "lesions" if report.spec.data["grouped"] else "images"
@@ -109,8 +122,9 @@ def _classes(report: Report) -> Iterator[str]:
         for row, optimistic in pairs
     ]
     yield bars(rows, report, chance=False)
-    table = table_html(tables.class_recalls(report), "numbers")
-    yield f"<details><summary>The same as a table</summary>{table}</details>"
+    yield table_html(tables.class_scores(report), "numbers")
+    yield '<p class="soft">Precision: of the images that are taken for a class, the share that is of it. Specificity: '
+    yield "of all others, the share that is not taken for it. AUROC: how often an image of it ranks before another.</p>"
     if report.spec.data["grouped"]:
         yield '<p class="soft">Intervals: Wilson, with n = lesions: photographs of one lesion are not independent.</p>'
     else:
@@ -122,6 +136,48 @@ def _flags(report: Report) -> Iterator[str]:
     if report.judged.flagged:
         yield f"<h2>Operating points</h2><p>{escape(steps.flags_note(report))}</p>"
         yield table_html(steps.flags(report), "numbers")
+
+
+def _watched(report: Report) -> Iterator[str]:
+    for watched in report.judged.watched:
+        low, high = watched.auroc_interval
+        yield f"<h2>Telling {escape(watched.name)} from the rest</h2>"
+        yield f"<p>Area under the ROC curve {watched.auroc:.3f} (95% interval {low:.3f} to {high:.3f}, over lesions). "
+        yield f"{percent(watched.prevalence)} of the images are of it, which is what taking all for it would have as "
+        yield "precision (dashed). Dots are where choosing one class for each image lies"
+        yield ", and where its flags do.</p>" if watched.flagged else ".</p>"
+        alt = f"ROC and precision-recall curve of {watched.name}"
+        yield f"<figure>{picture(plot_watched(watched), alt, narrow=plot_watched(watched, columns=1))}</figure>"
+
+
+def _reliability(report: Report) -> Iterator[str]:
+    yield f"<h2>How far probabilities can be believed</h2><p>{escape(steps.reliability_note(report))}</p>"
+    image = picture(plot_reliability(report.judged.reliability), "Reliability diagram of the ensemble")
+    yield f'<figure class="small">{image}</figure>'
+
+
+def _mistakes(report: Report) -> Iterator[str]:
+    if not report.mistakes:
+        return
+    yield "<h2>The mistakes that it is surest of</h2>"
+    if not report.photos:
+        yield "<p>Without pictures, as no image was opened.</p>"
+        yield table_html(tables.mistakes(report), "")
+        return
+    yield "<p>One image of a lesion, as the models see it. Some will be labels that deserve a second look. These are "
+    yield "images of your data: think of that before you pass this page on, or build with --mistakes 0.</p>"
+    figures = []
+    for mistake, photo in zip(report.mistakes, report.photos, strict=True):
+        label = f"{mistake.truth}, taken for {mistake.chosen} ({mistake.probability:.0%})"
+        figures.append(
+            f"<figure>{photograph(photo, mistake.image)}<figcaption>{escape(label)}"
+            f"<span>{escape(mistake.image)}</span></figcaption></figure>"
+        )
+    yield f'<div class="photos">{"".join(figures)}</div>'
+
+
+def _card(report: Report) -> Iterator[str]:
+    yield f"<h2>Intended use and limits</h2>{table_html(card(report), 'pairs')}"
 
 
 def _confusions(report: Report) -> Iterator[str]:

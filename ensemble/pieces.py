@@ -73,5 +73,10 @@ def picture(figure: Figure, alt: str, *, narrow: Figure | None = None) -> str:
     return f'<picture><source media="(max-width: 640px)" srcset="{_data_uri(narrow)}">{wide}</picture>'
 
 
+def photograph(jpeg: bytes, alt: str) -> str:
+    """A photograph within the page."""
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode("ascii")}" alt="{escape(alt)}">'
+
+
 def _data_uri(figure: Figure) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(figure_svg(figure)).decode('ascii')}"

@@ -57,6 +57,7 @@ def metrics(report: Report) -> dict[str, Any]:
         "classes": list(report.spec.classes),
         "test": test,
         "validation": {"optimistic": True, **report.validation.to_dict()},
+        "surest_mistakes": [mistake.to_dict() for mistake in report.mistakes],
     }
 
 

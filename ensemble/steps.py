@@ -145,3 +145,34 @@ def flags_note(report: Report) -> str:
         f"specificity the share of all others that is not, here on {where}; intervals are Wilson's, over lesions. "
         "Beside it, what choosing the most probable class gives: the difference in specificity is what the flags cost."
     )
+
+
+def watched(report: Report) -> Table:
+    """How well each class that is looked at closely is told from the rest."""
+    header = ("Class", "Share of the images", "AUROC", "95% interval", "Average precision")
+    rows = [
+        (
+            each.name,
+            percent(each.prevalence),
+            f"{each.auroc:.3f}",
+            f"{each.auroc_interval.low:.3f} to {each.auroc_interval.high:.3f}",
+            f"{each.average_precision:.3f}",
+        )
+        for each in report.judged.watched
+    ]
+    return Table(header, rows)
+
+
+def reliability(report: Report) -> Table:
+    """How often the ensemble is right where it is about equally sure."""
+    rows = [(f"{each.confidence:.1%}", percent(each.accuracy), f"{each.size:,}") for each in report.judged.reliability]
+    return Table(("Probability of the chosen class", "Share that is right", "Images"), rows)
+
+
+def reliability_note(report: Report) -> str:
+    """How the diagram is to be read."""
+    return (
+        "Images in bins by the probability of their chosen class: a dot below the line is where the ensemble is surer "
+        "than it has reason to be. Lines are Wilson's 95% intervals, with n = images. The mean distance from the line "
+        f"is the calibration error, {report.judged.blend.ece:.3f}."
+    )

@@ -69,6 +69,11 @@ img { max-width: 100%; height: auto; display: block; }
 .matrices figure:first-child:nth-last-child(odd) { grid-column: 1 / -1; }
 .matrices figure:first-child:nth-last-child(odd) img { max-width: min(560px, 100%); margin: 0 auto; }
 figure { margin: 0; }
+figure.small img { max-width: min(430px, 100%); }
+.photos { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 16px; margin-top: 12px; }
+.photos img { width: 100%; border-radius: 8px; }
+.photos figcaption { font-size: .88rem; line-height: 1.3; margin: 6px 0 0; overflow-wrap: anywhere; }
+.photos figcaption span { display: block; font-size: .8rem; }
 figcaption { font-weight: 600; margin: 12px 0 4px; }
 figcaption span { font-weight: 400; color: var(--soft); }
 pre { background: #17212b; color: #e8edf1; padding: 14px 16px; border-radius: 8px; overflow-x: auto;

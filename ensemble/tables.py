@@ -8,6 +8,7 @@ from core.durations import in_words
 from core.metrics import Interval
 from ensemble.evaluation import Evaluation, Scores
 from ensemble.findings import Finding
+from ensemble.mistakes import Mistake
 from ensemble.spec import EnsembleSpec
 
 FEW_LESIONS = 10
@@ -31,6 +32,8 @@ class Report:
         opening: How often the test split has been opened, this time counted in; 0 where it was left sealed.
         histories: Epochs of each member.
         findings: What each search found.
+        mistakes: The mistakes that the ensemble is surest of, among the figures that count.
+        photos: A JPEG of each; none where no image was opened.
     """
 
     spec: EnsembleSpec
@@ -39,6 +42,8 @@ class Report:
     opening: int
     histories: list[list[dict[str, float]]]
     findings: list[Finding]
+    mistakes: tuple[Mistake, ...] = ()
+    photos: Sequence[bytes] = ()
 
     @property
     def judged(self) -> Evaluation:
@@ -127,11 +132,23 @@ def _classifier(scores: Scores) -> tuple[str, ...]:
     return (scores.name, *recalls, percent(scores.accuracy), f"{scores.ece:.3f}", f"{scores.nll:.3f}")
 
 
-def class_recalls(report: Report) -> Table:
-    """The ensemble's recall of each class."""
-    header: tuple[str, ...] = ("Class", "Images", "Lesions", "Recall", "95% interval")
+def class_scores(report: Report) -> Table:
+    """How the ensemble fares on each class against the rest."""
+    shares = ("Recall", "95% interval", "Precision", "95% interval", "Specificity", "95% interval")
+    header: tuple[str, ...] = ("Class", "Images", "Lesions", *shares, "AUROC")
     rows = [
-        (row.name, f"{row.images:,}", f"{row.lesions:,}", percent(row.recall), span(row.interval))
+        (
+            row.name,
+            f"{row.images:,}",
+            f"{row.lesions:,}",
+            percent(row.recall),
+            span(row.interval),
+            "none taken for it" if row.precision is None else percent(row.precision),
+            span(row.precision_interval),
+            percent(row.specificity),
+            span(row.specificity_interval),
+            "–" if row.auroc is None else f"{row.auroc:.3f}",
+        )
         for row in report.judged.blend.per_class
     ]
     if report.test is None:
@@ -180,6 +197,12 @@ def data(report: Report) -> Table:
         ("Built", spec.created),
     ]
     return Table(("", ""), rows)
+
+
+def mistakes(report: Report) -> Table:
+    """The mistakes that the ensemble is surest of."""
+    rows = [(each.image, each.lesion, each.truth, each.chosen, f"{each.probability:.1%}") for each in report.mistakes]
+    return Table(("Image", "Lesion", "Is", "Taken for", "Probability of that"), rows)
 
 
 def configs(report: Report) -> Table:

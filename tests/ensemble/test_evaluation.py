@@ -98,6 +98,11 @@ def test_figures_survive_json_even_for_a_class_without_images(evaluation: Evalua
         "lesions": 0,
         "recall": None,
         "interval": None,
+        "precision": None,
+        "precision_interval": None,
+        "specificity": 1.0,
+        "specificity_interval": figures["ensemble"]["classes"][0]["specificity_interval"],
+        "auroc": None,
     }
     low, high = figures["ensemble"]["macro_recall_interval"]
     assert low <= figures["ensemble"]["macro_recall"] <= high

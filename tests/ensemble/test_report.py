@@ -10,6 +10,7 @@ from core.archs import Arch
 from ensemble.evaluation import evaluate
 from ensemble.findings import Finding
 from ensemble.markdown import render_markdown
+from ensemble.mistakes import surest_mistakes
 from ensemble.page import render_page
 from ensemble.parts import Part
 from ensemble.report import metrics
@@ -87,6 +88,8 @@ def make_report(*, demo: bool = False, test: bool = True, opening: int = 1, name
         opening=opening if test else 0,
         histories=[[]],
         findings=[Finding(study=name, arch=name, info=info, summary=summary)],
+        mistakes=surest_mistakes(judged, classes),
+        photos=[b"a photograph"] if test else [],
     )
 
 
@@ -101,7 +104,7 @@ def test_page_needs_nothing_from_outside() -> None:
     parser = parse(render_page(make_report()))
     addresses = [a[key] for _, a in parser.seen for key in ("src", "href", "srcset") if key in a]
     assert addresses
-    assert all(address and address.startswith("data:image/svg+xml;base64,") for address in addresses)
+    assert all(address and re.match(r"data:image/(svg\+xml|jpeg);base64,", address) for address in addresses)
     assert not {"script", "link", "iframe"} & {tag for tag, _ in parser.seen}
 
 
@@ -211,3 +214,49 @@ def test_what_was_fitted_is_told_with_its_figures_out_of_fold(render: Any) -> No
         assert part in text
     del fitted["ways"]
     assert "Ways of voting" not in render(told)
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_each_class_is_told_with_precision_specificity_and_how_well_it_ranks(render: Any) -> None:
+    text = render(make_report()).replace("\\", "")
+    for header in ("Precision", "Specificity", "AUROC"):
+        assert header in text
+    # Of the two images taken for mel both are; of the two others taken for nv one is.
+    assert "50.0%" in text
+    told = metrics(make_report())["test"]["ensemble"]["classes"]
+    assert [row["precision"] for row in told] == [None, 1, 0.5]
+    assert [row["specificity"] for row in told] == [1, 1, pytest.approx(2 / 3)]
+    assert [row["auroc"] for row in told] == [None, pytest.approx(5 / 6), pytest.approx(5 / 6)]
+
+
+def test_melanoma_is_looked_at_closely_without_being_asked_for() -> None:
+    parser = parse(render_page(make_report()))
+    assert any((a.get("alt") or "") == "ROC and precision-recall curve of mel" for _, a in parser.seen)
+    assert "Telling mel from the rest" in parser.text
+    (told,) = metrics(make_report())["test"]["watched"]
+    assert (told["name"], told["prevalence"], told["flagged"]) == ("mel", 0.75, None)
+    assert told["chosen"] == {"sensitivity": pytest.approx(2 / 3), "specificity": 1, "precision": 1}
+
+
+def test_photographs_of_the_surest_mistakes_are_in_the_page_and_named() -> None:
+    report = make_report()
+    parser = parse(render_page(report))
+    assert [a.get("alt") for tag, a in parser.seen if tag == "img" and "jpeg" in (a.get("src") or "")] == ["3"]
+    assert "mel, taken for nv (80%)" in parser.text
+    assert metrics(report)["surest_mistakes"] == [
+        {"image": "3", "lesion": "y", "truth": "mel", "chosen": "nv", "probability": pytest.approx(0.8)}
+    ]
+
+
+def test_without_opened_images_mistakes_are_listed_only() -> None:
+    parser = parse(render_page(make_report(test=False)))
+    assert "Without pictures, as no image was opened." in parser.text
+    assert not any("jpeg" in (a.get("src") or "") for _, a in parser.seen)
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_intended_use_and_limits_are_told(render: Any) -> None:
+    text = render(make_report()).replace("\\", "")
+    assert "Not made for" in text
+    assert "mel: 66.7% of its images are found" in text
+    assert "nv: judged on 1 lesion, so that" in text
