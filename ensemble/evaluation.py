@@ -151,7 +151,7 @@ def evaluate(
     truth = Truth.of(part.labels, part.groups, len(spec.classes))
     bootstrap = truth.bootstrap
     names, singles = [member.name for member in spec.members], best_singles(spec)
-    steps = [(f"best single {spec.members[m].arch.name} ({names[m]})", plain_MNC[m]) for m in singles]
+    steps = [(f"best single, {names[m]}", plain_MNC[m]) for m in singles]
     over_single = (("best single, p / prior", corrected_MNC[singles[-1]]), ("ensemble", vote.probs_NC))
     chosen_N = choose(vote.probs_NC)
     return Evaluation(

@@ -60,7 +60,10 @@ def _lines(report: Report) -> Iterator[str]:
     if report.mistakes:
         yield "## The mistakes that it is surest of\n"
         yield from _table(tables.mistakes(report))
-    yield "## What the searches found\n"
+    yield "## How the members learned\n"
+    for member, history in zip(spec.members, report.histories, strict=True):
+        yield from (f"- {_escape(member.name)}: {gap}" for gap in tables.gap(history, member.best_epoch))
+    yield "\n## What the searches found\n"
     for finding in report.findings:
         yield f"### {_escape(finding.study)}\n\n{_escape(tables.trial_counts(finding))}\n"
         if finding.summary.get("importance"):

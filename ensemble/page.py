@@ -3,9 +3,12 @@
 Everything that comes from data, studies or the command line passes through `escape`.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
+from pathlib import PurePosixPath
 
+from core.errors import counted
 from core.plots import plot_confusion, plot_curves, plot_slices
 from ensemble import steps, tables
 from ensemble.card import card
@@ -34,8 +37,9 @@ def _header(report: Report) -> Iterator[str]:
     if report.spec.demo:
         yield '<div class="stamp"><b>DEMO</b> Procedural images; these figures say nothing about real lesions.</div>'
     part = "sealed test split" if report.test else "validation only, test split left sealed"
-    names = [member.arch.name for member in report.spec.members]
-    members = f"{len(names)} member{'s' if len(names) > 1 else ''}: {', '.join(names)}"
+    numbers = Counter(member.arch.name for member in report.spec.members)
+    of_each = ", ".join(f"{number} {name}" for name, number in numbers.items())
+    members = f"{counted(numbers.total(), 'member')}: {of_each}"
     yield f"<header><h1>Ensemble report: {part}</h1>"
     yield f'<p class="soft">{escape(members)} · built {escape(report.spec.created)}</p></header>'
 
@@ -116,9 +120,9 @@ def _classes(report: Report) -> Iterator[str]:
     yield "<h2>Each class against the rest</h2>"
     yield "<p>Of the images that truly show a class, the share recognised by the ensemble.</p>"
     pairs = zip(report.judged.blend.per_class, report.validation.blend.per_class, strict=True)
-    unit = "lesions" if report.spec.data["grouped"] else "images"
+    unit = "lesion" if report.spec.data["grouped"] else "image"
     rows = [
-        bar(row.name, f"{row.lesions:,} {unit}", row.recall, row.interval, optimistic.recall if report.test else None)
+        bar(row.name, counted(row.lesions, unit), row.recall, row.interval, optimistic.recall if report.test else None)
         for row, optimistic in pairs
     ]
     yield bars(rows, report, chance=False)
@@ -171,7 +175,7 @@ def _mistakes(report: Report) -> Iterator[str]:
         label = f"{mistake.truth}, taken for {mistake.chosen} ({mistake.probability:.0%})"
         figures.append(
             f"<figure>{photograph(photo, mistake.image)}<figcaption>{escape(label)}"
-            f"<span>{escape(mistake.image)}</span></figcaption></figure>"
+            f"<span>{escape(PurePosixPath(mistake.image).name)}</span></figcaption></figure>"
         )
     yield f'<div class="photos">{"".join(figures)}</div>'
 
@@ -197,11 +201,12 @@ def _confusion(scores: Scores, classes: Sequence[str]) -> str:
 def _curves(report: Report) -> Iterator[str]:
     yield "<h2>How the members learned</h2>"
     yield "<p>A growing gap between training and validation marks overfitting. The weights are those "
-    yield " of the best epoch; its validation figures stand at the top right of each panel.</p>"
+    yield "of the best epoch; its validation figures stand at the top right of each panel.</p>"
     for member, history in zip(report.spec.members, report.histories, strict=True):
         alt = f"Loss, accuracy and macro recall of {member.name} over {len(history)} epochs"
         image = picture(plot_curves(history), alt, narrow=plot_curves(history, columns=1))
-        name = f"{escape(member.name)} <span>{escape(member.arch.name)}</span>"
+        remark = ", ".join((member.arch.name, *tables.gap(history, member.best_epoch)))
+        name = f"{escape(member.name)} <span>{escape(remark)}</span>"
         yield f"<figure><figcaption>{name}</figcaption>{image}</figure>"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from core.metrics import ConfidenceBin, wilson_interval
 from core.plots import FAINT, INK, TRAIN_COLOUR, VAL_COLOUR, place_panels
@@ -71,6 +71,7 @@ def plot_reliability(bins: Sequence[ConfidenceBin]) -> Figure:
         right.plot((each.confidence, each.confidence), (low, high), color=TRAIN_COLOUR, alpha=0.45, linewidth=2)
     right.plot(sure, found, color=TRAIN_COLOUR, marker="o", markersize=4.5, linewidth=1.2)
     counts.bar(sure, numbers, width=0.035, color=TRAIN_COLOUR, alpha=0.55)
+    counts.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4, min_n_ticks=1))
     counts.set_ylabel("Images", color=INK, fontsize=9)
     counts.set_xlabel("Probability of the chosen class", color=INK, fontsize=9)
     _bare(counts)

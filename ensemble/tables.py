@@ -135,7 +135,7 @@ def _classifier(scores: Scores) -> tuple[str, ...]:
 def class_scores(report: Report) -> Table:
     """How the ensemble fares on each class against the rest."""
     shares = ("Recall", "95% interval", "Precision", "95% interval", "Specificity", "95% interval")
-    header: tuple[str, ...] = ("Class", "Images", "Lesions", *shares, "AUROC")
+    header = ("Class", "Images", "Lesions", *shares, "AUROC")
     rows = [
         (
             row.name,
@@ -151,11 +151,7 @@ def class_scores(report: Report) -> Table:
         )
         for row in report.judged.blend.per_class
     ]
-    if report.test is None:
-        return Table(header, rows)
-    optimistic = [percent(row.recall) for row in report.validation.blend.per_class]
-    header = (*header, "Validation recall (optimistic)")
-    return Table(header, [(*row, value) for row, value in zip(rows, optimistic, strict=True)])
+    return Table(header, rows)
 
 
 def confusion(scores: Scores, classes: Sequence[str]) -> Table:
@@ -212,6 +208,15 @@ def configs(report: Report) -> Table:
     rows = [(name, *(_short(member.config.get(name, "–")) for member in members)) for name in names]
     rows.append(("best epoch", *(f"{member.best_epoch + 1}" for member in members)))
     return Table(("Setting", *(member.name for member in members)), rows)
+
+
+def gap(history: Sequence[dict[str, float]], best_epoch: int) -> list[str]:
+    """By how much a member is better on what it learned from, in words; nothing where its epochs don't tell."""
+    best = [row for row in history if row["epoch"] == best_epoch]
+    return [
+        f"macro recall {100 * (row['train_recall'] - row['val_recall']):+.1f} points in training against validation"
+        for row in best
+    ]
 
 
 def versions(report: Report) -> Table:

@@ -132,8 +132,8 @@ def test_ladder_climbs_from_the_best_of_each_architecture_to_the_ensemble() -> N
     probs_MNC = np.random.default_rng(0).dirichlet(np.ones(3), (3, 4))
     evaluation = evaluate(probs_MNC, spec, part)
     assert [rung.name for rung in evaluation.ladder] == [
-        "best single b (s #3)",
-        "best single a (s #1)",
+        "best single, s #3",
+        "best single, s #1",
         "vote",
         "+ prior correction (tau 0.5)",
         "+ temperature (2.00)",

@@ -163,7 +163,7 @@ def test_repeated_openings_are_told(render: Any) -> None:
 
 def test_validation_stands_beside_test_and_is_called_optimistic() -> None:
     page = render_page(make_report())
-    assert page.count("Validation recall (optimistic)") == 2
+    assert page.count("Validation recall (optimistic)") == 1
     assert 'class="val"' in page
 
 
@@ -189,7 +189,7 @@ def test_study_that_has_no_summary_yet_is_reported_all_the_same() -> None:
 def test_each_step_from_the_best_single_trial_is_told_with_its_gain(render: Any) -> None:
     text = render(make_report()).replace("\\", "")
     assert "What each step gains" in text
-    for step in ("best single s (s #1)", "vote", "+ prior correction (tau 1)", "+ temperature (1.00)"):
+    for step in ("best single, s #1", "vote", "+ prior correction (tau 1)", "+ temperature (1.00)"):
         assert step in text
     assert "+0.0 to +0.0" in text
     assert "the ensemble gains +0.0 points of macro recall" in text
