@@ -1,6 +1,6 @@
 """The one exception that means: the user gave something we cannot use; and how its sentence names culprits."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 _MOST_NAMED = 12  # of many culprits an error names no more than these
 
@@ -21,6 +21,12 @@ def few(names: Collection[str]) -> str:
     """Names for an error message: all of them up to a dozen, then how many more."""
     first = ", ".join(shorten(one_line(name)) for name in list(names)[:_MOST_NAMED])
     return f"{first} and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else first
+
+
+def in_full(names: Sequence[str], at_most: int = 20) -> str:
+    """Names that must not be cut, as paths: some of them in full, then how many more."""
+    more = f" and {len(names) - at_most:,} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 def counted(number: int, thing: str) -> str:

@@ -20,6 +20,7 @@ import PIL
 from core import cli
 from core.cache import cache_folder
 from core.device import available_cores
+from core.errors import InputError, in_full
 from core.files import written_aside
 from core.images import UnreadableImageError, decode, open_image
 
@@ -124,6 +125,25 @@ def _inspected(files: list[Path], workers: int) -> Iterator[ImageReport]:
         for report in reports:
             bar.advance()
             yield report
+
+
+def refuse_unreadable(paths: Sequence[Path], *, among: int) -> None:
+    """Names those of some files that can't be decoded completely.
+
+    Args:
+        paths: Image files.
+        among: How many there are in all.
+
+    Raises:
+        InputError: There are some.
+    """
+    reports = inspect_images(paths)
+    bad = [f"{path} ({report.problem})" for path, report in zip(paths, reports, strict=True) if report.problem]
+    if bad:
+        raise InputError(
+            f"All images must be readable, but {len(bad):,} of {among:,} are not: {in_full(bad)}. "
+            "Replace them or leave them out."
+        )
 
 
 def _stamp(file: str) -> _Stamp:

@@ -21,8 +21,9 @@ from core.budget import MEMORY
 from core.device import available_cores, free_memory
 from core.errors import InputError
 from core.images import stored_size
+from core.inspection import refuse_unreadable
 from core.manifest import Manifest
-from core.pixels import Pixels, ensure_array, read_array
+from core.pixels import Pixels, decode_files, ensure_array, read_array
 from core.sources import Batch, BatchSource, MappedSource, ResidentSource, TorchSource
 
 __all__ = ["KINDS", "Batch", "BatchSource", "FfcvSource", "open_files", "open_source"]
@@ -78,13 +79,26 @@ def open_source(
 def open_files(paths: Sequence[Path], *, image_size: int, device: torch.device) -> BatchSource:
     """Opens new images, whose rows are their places in `paths` and whose labels are -1.
 
+    They are decoded at once and kept on the device; where they don't fit there, each time they are asked for.
+
     Args:
         paths: Image files.
         image_size: Side of the square that the model will see, pixels.
         device: Where the batches shall be.
+
+    Raises:
+        InputError: Some cannot be decoded; all of them are named.
     """
-    rows = np.arange(len(paths), dtype=np.int64)
-    return TorchSource(paths, np.full_like(rows, -1), rows, stored_size=stored_size(image_size), device=device)
+    size, rows = stored_size(image_size), np.arange(len(paths), dtype=np.int64)
+    labels = np.full_like(rows, -1)
+    needed = len(paths) * size * size * 3
+    if needed > min(MEMORY.of(free_memory(torch.device("cpu"))), MEMORY.of(free_memory(device))):
+        refuse_unreadable(paths, among=len(paths))
+        return TorchSource(paths, labels, rows, stored_size=size, device=device)
+    pixels = decode_files(paths, size)
+    if device.type == "cpu":
+        return MappedSource(pixels, labels, rows, stored_size=size)
+    return ResidentSource(pixels, labels, rows, stored_size=size, device=device)
 
 
 def _choose(kind: str, needed: int, device: torch.device, budget: int) -> tuple[str, str]:

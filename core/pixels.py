@@ -24,6 +24,7 @@ from core.cache import cache_folder
 from core.device import available_cores
 from core.errors import InputError
 from core.files import written_aside
+from core.inspection import refuse_unreadable
 from core.manifest import Manifest
 from core.npy import NpyError, read_npy
 
@@ -63,6 +64,33 @@ def decode_in_order(files: Sequence[Path], size: int) -> Iterator[UInt8Array]:
     Raises:
         InputError: A file cannot be decoded; raised when its turn comes.
     """
+    for decoded in _decoded(files, size):
+        yield decoded.result()
+
+
+def decode_files(files: Sequence[Path], size: int) -> UInt8Array:
+    """Decodes all of some files into memory, uint8 (N, S, S, 3).
+
+    Raises:
+        InputError: Some cannot be decoded; all of them are named.
+    """
+    pixels, bad = np.empty((len(files), size, size, 3), np.uint8), list[Path]()
+    with cli.progress("decoding images", len(files)) as bar:
+        for place, decoded in enumerate(_decoded(files, size)):
+            if isinstance(decoded.exception(), InputError):
+                bad.append(files[place])
+            else:
+                pixels[place] = decoded.result()
+            bar.advance()
+    if bad:
+        refuse_unreadable(bad, among=len(files))
+        images.load_image(bad[0], size)  # it may have come back, or tells itself what inspecting doesn't see
+        raise InputError(f"An image must stay readable, but {bad[0]} was not for a moment. Repeat the command.")
+    return pixels
+
+
+def _decoded(files: Sequence[Path], size: int) -> Iterator["Future[UInt8Array]"]:
+    """What each file gives, in their order; a few are decoded ahead."""
     cores = available_cores()
     waiting = iter(files)
     with ThreadPoolExecutor(cores) as pool:
@@ -70,7 +98,9 @@ def decode_in_order(files: Sequence[Path], size: int) -> Iterator[UInt8Array]:
         running.extend(pool.submit(images.load_image, file, size) for file in islice(waiting, 2 * cores))
         try:
             while running:
-                yield running.popleft().result()
+                decoded = running.popleft()
+                decoded.exception()  # waits
+                yield decoded
                 running.extend(pool.submit(images.load_image, file, size) for file in islice(waiting, 1))
         finally:
             pool.shutdown(cancel_futures=True)

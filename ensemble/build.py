@@ -150,7 +150,6 @@ def _open_part(
     name: str, args: argparse.Namespace, selection: Selection, spec: EnsembleSpec, stack: ExitStack
 ) -> tuple[ImageSet, Part]:
     """Gets everything ready that a part needs, so that nothing can be refused once its images are looked at."""
-    from core.device import resolve_device
     from ensemble.inference import ImageSet
     from ensemble.isic import check_unique
     from ensemble.parts import find_part
@@ -159,8 +158,7 @@ def _open_part(
     if args.format == "isic":
         check_unique([PurePosixPath(image).stem for image in part.images])
     images = stack.enter_context(ImageSet.of_manifest(manifest, rows, kind=args.source or "auto"))
-    for member in spec.members:
-        images.source(member.arch.image_size, resolve_device(args.device))
+    images.open((member.arch.image_size for member in spec.members), args.device)
     return images, part
 
 

@@ -3,7 +3,7 @@
 Shapes: V views, M members, N images, C classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -68,6 +68,16 @@ class ImageSet:
         if key not in self._sources:
             self._sources[key] = self._open_at(image_size, device)
         return self._sources[key]
+
+    def open(self, image_sizes: Iterable[int], device: str) -> None:
+        """Opens them at all sizes that they will be asked for at, so that nothing is refused after work has begun.
+
+        Args:
+            image_sizes: Sides of the squares that models see, pixels.
+            device: Name of the device to compute on.
+        """
+        for image_size in image_sizes:
+            self.source(image_size, resolve_device(device))
 
     def finest(self) -> BatchSource:
         """The images at the largest size at which they have been opened."""

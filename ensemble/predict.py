@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core import cli
-from core.errors import InputError
+from core.errors import InputError, in_full
 from ensemble.arguments import add_format_arguments, check_list
-
-_NAMED_AT_MOST = 20  # bad files in one sentence
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -36,9 +34,9 @@ def predict(args: argparse.Namespace) -> int:
         challenge_places(spec.classes)
         files = take_listed(files, listed)
     _check_nothing_is_lost(args.out, args.ensemble, files)
-    _check_readable(files)
     ensemble = load_ensemble(args.ensemble, device=args.device)
     with ImageSet.of_files(files) as images:
+        images.open((member.arch.image_size for member in spec.members), args.device)
         probs_NC = ensemble.predict_proba(images)
     chosen_N = choose(probs_NC)
     if args.format == "isic":
@@ -66,7 +64,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     from core.listing import in_utf8, walk_files
 
     if missing := [str(place) for place in places if not place.exists()]:
-        raise InputError(f"Images must exist, but {_enumerate(missing)} does not. Check the path.")
+        raise InputError(f"Images must exist, but {in_full(missing)} does not. Check the path.")
     files: list[Path] = []
     for place in places:
         if place.is_dir():
@@ -79,7 +77,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     if unwritable := [name for file in files if (name := in_utf8(str(file))) != str(file)]:
         raise InputError(
             f"The paths of images must be UTF-8, as the result is, but {len(unwritable):,} are not: "
-            f"{_enumerate(unwritable)}. Rename them."
+            f"{in_full(unwritable)}. Rename them."
         )
     return list(dict.fromkeys(files))
 
@@ -100,22 +98,6 @@ def _check_nothing_is_lost(out: Path, ensemble: Path, files: Sequence[Path]) -> 
         raise InputError(f"`--out` must not be inside the ensemble's folder, but got --out {out}. Name another place.")
     if out.exists() and any(file.exists() and out.samefile(file) for file in files):
         raise InputError(f"`--out` must not be one of the images, but got --out {out}. Name another file.")
-
-
-def _check_readable(files: Sequence[Path]) -> None:
-    from core.inspection import inspect_images
-
-    reports = inspect_images(files)
-    if bad := [f"{file} ({report.problem})" for file, report in zip(files, reports, strict=True) if report.problem]:
-        raise InputError(
-            f"All images must be readable, but {len(bad):,} of {len(files):,} are not: {_enumerate(bad)}. "
-            "Replace them or leave them out."
-        )
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED_AT_MOST:,} more" if len(names) > _NAMED_AT_MOST else ""
-    return ", ".join(names[:_NAMED_AT_MOST]) + more
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from core import loaders
 from core.beton import HAVE_FFCV
+from core.budget import Budget
 from core.cache import cache_folder
 from core.errors import InputError
 from core.images import load_image, stored_size
@@ -322,6 +323,7 @@ import numpy as np
 import torch
 from core.beton import HAVE_FFCV
 from core.cache import cache_folder
+from core.budget import Budget
 from core.errors import InputError
 from core.loaders import open_source
 
@@ -431,6 +433,32 @@ def test_new_files_have_their_place_as_row_and_no_label(manifest: Manifest) -> N
     assert first.rows.tolist() + second.rows.tolist() == [0, 1, 2]
     expected = load_image(files[2], stored_size(IMAGE_SIZE))
     np.testing.assert_array_equal(second.images[0].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("share", [0.4, 0])
+def test_new_files_give_equal_pixels_whether_kept_or_decoded_again(
+    manifest: Manifest, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.loaders.MEMORY", Budget(name="--memory", share=share))
+    files = [manifest.file(row) for row in (5, 2, 9)]
+    with open_files(files, image_size=IMAGE_SIZE, device=CPU) as source:
+        (batch,) = source.batches(np.arange(3), batch_size=3)
+    assert source.name == ("resident" if share else "torch")
+    for place, file in enumerate(files):
+        expected = load_image(file, stored_size(IMAGE_SIZE))
+        np.testing.assert_array_equal(batch.images[place].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("share", [0.4, 0])
+def test_all_unreadable_new_files_are_named_when_they_are_opened(
+    manifest: Manifest, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.loaders.MEMORY", Budget(name="--memory", share=share))
+    cut, empty = tmp_path / "cut.jpg", tmp_path / "empty.jpg"
+    cut.write_bytes(manifest.file(3).read_bytes()[:700])
+    empty.write_bytes(b"")
+    with pytest.raises(InputError, match=rf"2 of 3 are not: {cut} \(truncated\), {empty} \(empty file\)\."):
+        open_files([cut, manifest.file(2), empty], image_size=IMAGE_SIZE, device=CPU)
 
 
 def test_workers_serve_broken_off_and_whole_epochs_name_a_bad_file_and_end(manifest: Manifest, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
+from benchmarks import predict as benchmark
+from core.cli import run
 from core.errors import InputError
 from core.files import read_json
 from core.listing import walk_files
@@ -225,3 +227,16 @@ def test_challenge_format_has_a_row_for_each_listed_image(
     assert [row["image"] for row in rows] == ["mel01", "gone", "mel00"]
     probs_C = load_ensemble(ensemble, device="cpu").predict_proba([image_folder / "mel" / "mel01.png"])[0]
     np.testing.assert_allclose([float(rows[0][name]) for name in ("MEL", "NV", "VASC")], probs_C, rtol=1e-5)
+
+
+def test_the_benchmark_compares_files_with_bare_forward_passes(
+    ensemble: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "predict.json"
+    few_images = [str(ensemble), str(image_folder), "--at-most", "9", "--repeats", "1", "--device", "cpu"]
+    assert run(benchmark.main, benchmark.build_parser(), [*few_images, "--out", str(out)]) in (0, 1)
+    (row,) = read_json(out)["rows"]
+    assert row["images"] == 9
+    assert [member["arch"] for member in row["members"]] == ["test_efficientnet", "test_resnet"]
+    assert row["ratio"]["median"] == pytest.approx(row["predict_s"]["median"] / row["forward_s"]["median"])
+    assert "times the forward passes alone; the bar is 1.2" in capsys.readouterr().out
