@@ -1,4 +1,4 @@
-"""The user's three commands as the user types them, on 240 demo images at a small size, and the real dashboard."""
+"""The user's three commands as the user types them, on 200 demo images at a small size, and the real dashboard."""
 
 import csv
 import importlib.util
@@ -34,7 +34,7 @@ def run(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=240, width=96, height=72, workers=1)
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=200, width=96, height=72, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def studies(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"no pretrained weights: {package} is not installed (extra offline-weights)")
     folder = tmp_path_factory.mktemp("end") / "studies"
     for arch in ARCHS:
-        small = ["--image-size", 64, "--epochs", 4, "--trials", 2]
+        small = ["--image-size", 64, "--epochs", 2, "--trials", 2]
         output = run("search.run", "--arch", arch, *small, "--data", images, "--studies", folder)
         assert f"python -m ensemble.build {folder}" in output
     run("ensemble.build", folder, "--no-test")
@@ -113,7 +113,7 @@ def test_the_dashboard_shows_studies_curves_and_pictures(studies: Path) -> None:
             study = summaries[0]["study_id"]
             trials = json.loads(fetch(f"{base}/api/studies/{study}"))["trials"]
             assert len(trials) == 2
-            assert len(trials[0]["intermediate_values"]) == 4
+            assert len(trials[0]["intermediate_values"]) == 2
             pictures = trials[0]["artifacts"]
             assert {picture["filename"] for picture in pictures} == {"curves.png", "confusion.png"}
             png = fetch(f"{base}/artifacts/{study}/{trials[0]['trial_id']}/{pictures[0]['artifact_id']}")

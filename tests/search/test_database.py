@@ -161,7 +161,7 @@ def test_a_search_outlives_its_killed_workers_and_its_database(
 ) -> None:
     """Two commands on machines that share no folder: each has a cache of its own, and trials lie at a URL."""
     remote = f"file://{tmp_path}/bucket/studies"
-    words = ("--storage", database.url, "--epochs", 120, "--trials", 3, "--grace", 3)
+    words = ("--storage", database.url, "--epochs", 50, "--trials", 3, "--grace", 3)
     leases = DatabaseLeases(database.url, NAME)
 
     def elsewhere(machine: str) -> "subprocess.Popen[str]":
@@ -187,7 +187,7 @@ def test_a_search_outlives_its_killed_workers_and_its_database(
     study = optuna.load_study(storage=open_database(database.url), study_name=NAME)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
     records = open_studies(remote).study(NAME).read_trials()  # fetched by a third machine
-    assert [(record.number, len(record.history())) for record in records] == [(0, 120), (1, 120), (2, 120)]
+    assert [(record.number, len(record.history())) for record in records] == [(0, 50), (1, 50), (2, 50)]
     assert max(record.generation for record in records) == 2
     assert not list(bucket.glob("running/*"))
     assert len(list(bucket.glob("trial-*/*/model.safetensors"))) == 3
