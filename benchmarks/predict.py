@@ -83,17 +83,19 @@ def show_batches(ensemble: "SoftVotingEnsemble", files: Sequence[Path]) -> float
 
     seconds = 0.0
     for member in ensemble.estimators_:
-        model, side, device = member.model_.eval(), member.arch.image_size, member.device_
+        side, device = member.arch.image_size, member.device_
         images = torch.rand(EVAL_BATCH_SIZE, 3, side, side, device=device).to(memory_format=torch.channels_last)
-        _wait(device)
-        start = time.perf_counter()
-        with torch.inference_mode(), autocast(device):
-            for first in range(0, len(files), EVAL_BATCH_SIZE):
-                batch = images[: len(files) - first]
-                for number in range(ensemble.rule.views):
-                    model(dihedral_view(batch, number) if number else batch)
-        _wait(device)
-        seconds += time.perf_counter() - start
+        for model in member.models_:
+            model.eval()
+            _wait(device)
+            start = time.perf_counter()
+            with torch.inference_mode(), autocast(device):
+                for first in range(0, len(files), EVAL_BATCH_SIZE):
+                    batch = images[: len(files) - first]
+                    for number in range(ensemble.rule.views):
+                        model(dihedral_view(batch, number) if number else batch)
+            _wait(device)
+            seconds += time.perf_counter() - start
     return seconds
 
 

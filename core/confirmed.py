@@ -54,9 +54,14 @@ class ConfirmedRun:
     elapsed_s: float
 
     @property
+    def model_file(self) -> Path:
+        """Its weights, if they were kept."""
+        return self.folder / MODEL_FILE
+
+    @property
     def has_model(self) -> bool:
-        """Whether its weights were kept."""
-        return (self.folder / MODEL_FILE).is_file()
+        """Whether they were."""
+        return self.model_file.is_file()
 
     def probs(self) -> npt.NDArray[np.float32]:
         """Uncorrected probabilities of the held-out rows, in the order of `folds.csv`."""

@@ -37,6 +37,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="turned and mirrored views of each image, as many forward passes; auto compares them on validation [1]",
     )
     parser.add_argument(
+        "--fit-to",
+        choices=("validation", "confirmed"),
+        default="validation",
+        help="what chooses and fits: validation, or what search.confirm found out of fold, with more lesions "
+        "[validation]",
+    )
+    parser.add_argument(
+        "--members",
+        choices=("trials", "folds"),
+        default="trials",
+        help="folds: the networks that search.confirm --keep-models trained vote in place of each trial's [trials]",
+    )
+    parser.add_argument(
         "--min-sensitivity",
         type=_sensitivity,
         action="append",

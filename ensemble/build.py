@@ -48,9 +48,10 @@ def build(args: argparse.Namespace, command: str) -> int:
     from ensemble.folder import check_replaceable, write_ensemble
     from ensemble.inference import assemble, view_probas
     from ensemble.learning import learn
-    from ensemble.members import choose_members, read_studies
+    from ensemble.members import choose_members
     from ensemble.operating import check_classes
     from ensemble.report import rehearse, write_report
+    from ensemble.studies import read_studies
 
     _check_arguments(args)
     resolve_device(args.device)
@@ -59,15 +60,18 @@ def build(args: argparse.Namespace, command: str) -> int:
     classes = found[0].info["data"]["classes"]
     check_classes(wanted.min_sensitivity, classes)
     listed = _listed(args, classes)
-    candidates = choose_members(found, top_k=wanted.top_k, archs=args.archs)
+    candidates = choose_members(
+        found, top_k=wanted.top_k, archs=args.archs, fit_to=wanted.fit_to, of_folds=args.members == "folds"
+    )
     check_replaceable(studies.ensemble)
     selection, spec, validation = learn(candidates, wanted, command, partial(_see_validation, args))
     _announce(selection, spec)
+    _hint(args, selection)
     report = _prepare_report(spec, selection, validation, args.mistakes)
     rehearse(report)
     with ExitStack() as stack:
         opened = None if args.no_test else _open_part("test", args, selection, spec, stack)
-        weights = [member.trial.model_file for member in selection.members]
+        weights = [member.files for member in selection.members]
         ensemble = assemble(spec, weights, device=args.device)
         write_ensemble(studies.ensemble, spec, weights)
         studies.publish(studies.ensemble)
@@ -90,7 +94,7 @@ def _wanted(args: argparse.Namespace) -> Wanted:
     from ensemble.learning import Wanted
 
     views = VIEWS if args.views == "auto" else (int(args.views),)
-    return Wanted(args.vote, _top_k(args), args.tau, views, args.min_sensitivity)
+    return Wanted(args.vote, _top_k(args), args.fit_to, args.tau, views, args.min_sensitivity)
 
 
 def _listed(args: argparse.Namespace, classes: list[str]) -> list[str] | None:
@@ -109,7 +113,7 @@ def _see_validation(args: argparse.Namespace, selection: Selection, spec: Ensemb
 
     with ExitStack() as stack:
         images, _ = _open_part("val", args, selection, spec, stack)
-        ensemble = assemble(spec, [member.trial.model_file for member in selection.members], device=args.device)
+        ensemble = assemble(spec, [member.files for member in selection.members], device=args.device)
         return view_probas(ensemble, images)
 
 
@@ -119,8 +123,18 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise InputError(
             "`--format isic` must not be given with --no-test, as it is of the test split. Leave one of them out."
         )
+    if args.members == "folds" and args.fit_to != "confirmed":
+        raise InputError(
+            "`--members folds` must be given with --fit-to confirmed, as its networks have seen validation. Add that "
+            "or leave it out."
+        )
+    if args.views == "auto" and args.fit_to == "confirmed":
+        raise InputError(
+            "`--views` must be a number with --fit-to confirmed, as out of fold one view was seen, but got --views "
+            "auto. Give 1, 4 or 8."
+        )
     for name in ("data", "source"):
-        if args.no_test and args.views == "1" and getattr(args, name):
+        if args.no_test and (args.views == "1" or args.fit_to == "confirmed") and getattr(args, name):
             raise InputError(
                 f"`--{name}` must not be given with --no-test, which opens no images. Leave one of them out."
             )
@@ -135,15 +149,22 @@ def _top_k(args: argparse.Namespace) -> int | None:
 
 def _announce(selection: Selection, spec: EnsembleSpec) -> None:
     for member, described in zip(selection.members, spec.members, strict=True):
-        low, high = member.trial.recall_interval
-        recall = f"validation recall {member.trial.recall:.1%} ({low:.1%} to {high:.1%})"
+        low, high = member.recall_interval
+        where = "validation recall" if member.confirmed is None else "recall out of fold"
+        recall = f"{where} {member.recall:.1%} ({low:.1%} to {high:.1%})"
         cli.write(f"member    {member.name}, {member.study.arch}, weight {described.weight:.2g}: {recall}")
     for name, reason in selection.left_out:
         cli.write(f"left out  {name}: {reason}")
     for step in spec.fitted["out_of_fold"]:
         low, high = step["macro_recall_interval"]
-        recall = f"validation recall out of fold {step['macro_recall']:.1%} ({low:.1%} to {high:.1%})"
+        recall = f"recall out of fold {step['macro_recall']:.1%} ({low:.1%} to {high:.1%})"
         cli.write(f"fitted    {step['step']}, {step['value']}: {recall}")
+
+
+def _hint(args: argparse.Namespace, selection: Selection) -> None:
+    """Tells of what would be better than what was asked for."""
+    if args.fit_to == "validation" and all(member.study.folder.confirmed.read_trials() for member in selection.members):
+        cli.write("hint      trials have been confirmed: --fit-to confirmed fits all this to several times the lesions")
 
 
 def _open_part(

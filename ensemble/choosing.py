@@ -131,7 +131,7 @@ def fit_members(
     Returns:
         The fit, with a weight for each of the trials, and who chose.
     """
-    priors_MC = np.asarray([member.trial.prior for member in members])
+    priors_MC = np.asarray([member.prior for member in members])
     truth = Truth.of(part.labels, part.groups, priors_MC.shape[1])
     archs = [member.study.timm_name for member in members]
     candidates = Candidates(probs_MNC=probs_MNC, priors_MC=priors_MC, archs=archs, truth=truth)

@@ -1,12 +1,12 @@
 """What stands in `ensemble.json`, from the trials that were chosen and what was fitted."""
 
-import time
 from typing import Any
 
 from core.archs import Arch
+from core.durations import utc
 from core.versions import installed_versions
 from ensemble.fitting import Fit
-from ensemble.members import Selection
+from ensemble.members import Member, Selection
 from ensemble.operating import OperatingPoint
 from ensemble.spec import MEMBERS_FOLDER, EnsembleSpec, MemberSpec
 
@@ -27,7 +27,7 @@ def describe(
         points: Classes that images are flagged for besides.
         command: The command line, for the record.
     """
-    info = selection.members[0].study.info
+    info, fit_to = selection.members[0].study.info, "confirmed" if selection.members[0].confirmed else "validation"
     members = []
     for member, weight in zip(selection.members, fit.weights_M[fit.weights_M > 0].tolist(), strict=True):
         arch, study, trial = member.study.info["arch"], member.study.folder.name, member.trial
@@ -36,11 +36,11 @@ def describe(
                 study=study,
                 trial=trial.number,
                 arch=Arch(**{**arch, "mean": tuple(arch["mean"]), "std": tuple(arch["std"])}),
-                file=f"{MEMBERS_FOLDER}/{study}-{trial.number:04d}.safetensors",
+                files=_name_files(member),
                 weight=weight,
-                prior=trial.prior,
-                recall=trial.recall,
-                recall_interval=trial.recall_interval,
+                prior=member.prior,
+                recall=member.recall,
+                recall_interval=member.recall_interval,
                 best_epoch=trial.best_epoch,
                 config=trial.config,
             )
@@ -54,8 +54,16 @@ def describe(
         split=info["split"],
         versions=installed_versions(),
         command=command,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        created=utc(),
         rule=fit.rule,
         operating_points=points,
-        fitted={**fit.to_dict(), "ways": ways},
+        fitted={**fit.to_dict(), "fit_to": fit_to, "ways": ways},
     )
+
+
+def _name_files(member: Member) -> tuple[str, ...]:
+    """Where the weights of a member's networks go."""
+    stem = f"{MEMBERS_FOLDER}/{member.study.folder.name}-{member.trial.number:04d}"
+    if not member.runs:
+        return (f"{stem}.safetensors",)
+    return tuple(f"{stem}-{place}.safetensors" for place in range(len(member.runs)))

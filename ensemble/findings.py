@@ -7,7 +7,7 @@ from typing import Any
 from core.artifacts import TrialRecord
 from core.errors import InputError
 from core.shapes import NUMBER, find_misfit
-from ensemble.members import Study
+from ensemble.studies import Study
 
 _SUMMARY = {
     "trials": {"complete": int, "pruned": int, "failed": int},

@@ -85,7 +85,6 @@ class Fit:
     def to_dict(self) -> dict[str, Any]:
         """What `ensemble.json` says of the fit."""
         return {
-            "part": "val",
             "images": len(self.truth.labels_N),
             "lesions": len(np.unique(self.truth.groups_N)),
             "folds": len(self.truth.folds),

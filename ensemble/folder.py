@@ -11,7 +11,7 @@ from ensemble.spec import EnsembleSpec
 
 # What earlier builds wrote, killed ones included, which leave what they were writing aside.
 _OWN_FILE = r"(ensemble\.json|metrics\.json|predictions\.csv|predictions-isic\.csv|report\.html|report\.md)"
-_OWN = re.compile(rf"{_OWN_FILE}|\.{_OWN_FILE}\.[0-9a-f]{{12}}\.tmp|members|members/[^/]+-\d{{4,}}\.safetensors")
+_OWN = re.compile(rf"{_OWN_FILE}|\.{_OWN_FILE}\.[0-9a-f]{{12}}\.tmp|members|members/[^/]+-\d{{4,}}(-\d+)?\.safetensors")
 _OTHERS_MAY_BE_WRITING_S = 3600.0  # copying the members takes seconds
 
 
@@ -32,19 +32,20 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def write_ensemble(target: Path, spec: EnsembleSpec, weights: Sequence[Path]) -> None:
+def write_ensemble(target: Path, spec: EnsembleSpec, weights: Sequence[Sequence[Path]]) -> None:
     """Writes the ensemble's folder as a whole, in place of an older one.
 
     Args:
         target: The folder.
         spec: What will stand in `ensemble.json`.
-        weights: The weights' file of each member.
+        weights: The weights' files of each member.
     """
     remove_leftovers(target.parent, older_than_s=_OTHERS_MAY_BE_WRITING_S)
     with written_aside(target) as aside:
-        for member, file in zip(spec.members, weights, strict=True):
-            (aside / member.file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, aside / member.file)
+        for member, files in zip(spec.members, weights, strict=True):
+            for name, file in zip(member.files, files, strict=True):
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, aside / name)
         spec.write(aside)
         if target.exists():
             shutil.rmtree(target)

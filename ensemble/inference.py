@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from core.archs import Arch, resolve_arch
 from core.augment import Augmenter
 from core.backbones import build_classifier
+from core.classifier import Classifier
 from core.cli import progress
 from core.device import keep_freed_memory, resolve_device
 from core.errors import InputError
@@ -101,7 +102,8 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     """A trained trial that behaves like a scikit-learn classifier of images.
 
     Args:
-        weights_file: State dict of its model, safetensors.
+        weights_files: State dicts of its networks, safetensors: one, or those of its runs over folds, whose
+            probabilities are averaged.
         arch: Its architecture, with size and normalisation.
         classes: Class names, the order of its outputs.
         device: Name of the device to compute on, see `core.device.resolve_device`.
@@ -110,12 +112,12 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     Attributes:
         classes_: Class names (C,).
-        model_: The network, on the device.
+        models_: The networks, on the device.
     """
 
     def __init__(
         self,
-        weights_file: Path,
+        weights_files: Sequence[Path],
         arch: Arch,
         classes: Sequence[str],
         *,
@@ -123,7 +125,7 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         batch_size: int = EVAL_BATCH_SIZE,
         views: int = 1,
     ) -> None:
-        self.weights_file = weights_file
+        self.weights_files = weights_files
         self.arch = arch
         self.classes = classes
         self.device = device
@@ -136,24 +138,26 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         Raises:
             InputError: timm has no such architecture, or the weights' file is missing, damaged or another model's.
         """
-        if not Path(self.weights_file).is_file():
-            raise InputError(
-                f"A member's weights must exist, but {self.weights_file} does not. Build the ensemble anew."
-            )
         resolve_arch(self.arch.timm_name)  # timm's own error for a name that it doesn't know is not for people
-        model = build_classifier(self.arch, num_classes=len(self.classes), weights=None, seed=0)
-        try:
-            model.load_state_dict(read_tensors(Path(self.weights_file)))
-        except RuntimeError as error:
-            raise InputError(
-                f"{self.weights_file} must hold the weights of {self.arch.timm_name} for {len(self.classes)} classes, "
-                "but its tensors don't fit. Use the versions that ensemble.json names, or build the ensemble anew."
-            ) from error
         self.device_ = resolve_device(self.device)
         keep_freed_memory(self.device_)
-        self.model_ = model.to(device=self.device_, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.models_ = [self._load(Path(file)) for file in self.weights_files]
         self.classes_ = np.asarray(self.classes)
         return self
+
+    def _load(self, file: Path) -> Classifier:
+        if not file.is_file():
+            raise InputError(f"A member's weights must exist, but {file} does not. Build the ensemble anew.")
+        model = build_classifier(self.arch, num_classes=len(self.classes), weights=None, seed=0)
+        try:
+            model.load_state_dict(read_tensors(file))
+        except RuntimeError as error:
+            raise InputError(
+                f"{file} must hold the weights of {self.arch.timm_name} for {len(self.classes)} classes, "
+                "but its tensors don't fit. Use the versions that ensemble.json names, or build the ensemble anew."
+            ) from error
+        moved: Classifier = model.to(device=self.device_, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return moved
 
     def predict_proba(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[np.float64]:
         """Softmax probabilities, uncorrected (N, C), of an `ImageSet` or of paths to files: the mean of all views."""
@@ -170,16 +174,19 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         augmenter = Augmenter(
             image_size=self.arch.image_size, mean=self.arch.mean, std=self.arch.std, seed=0, device=self.device_
         )
-        with progress(f"classifying with {self.arch.name}", len(X.rows)) as bar:
-            return predict_views(
-                self.model_,
-                source,
-                X.rows,
-                augmenter=augmenter,
-                views=self.views,
-                batch_size=self.batch_size,
-                on_batch=bar.advance,
-            )
+        told_VNC = np.zeros((self.views, len(X.rows), len(self.classes)), np.float32)
+        with progress(f"classifying with {self.arch.name}", len(X.rows) * len(self.models_)) as bar:
+            for model in self.models_:
+                told_VNC += predict_views(
+                    model,
+                    source,
+                    X.rows,
+                    augmenter=augmenter,
+                    views=self.views,
+                    batch_size=self.batch_size,
+                    on_batch=bar.advance,
+                ) / np.float32(len(self.models_))
+        return told_VNC
 
     def predict(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[Any]:
         """The class with the highest uncorrected probability (N,)."""
@@ -198,18 +205,18 @@ def load_ensemble(folder: Path, *, device: str = "auto") -> SoftVotingEnsemble:
         InputError: The folder holds no ensemble, a damaged one, or one of a newer version.
     """
     spec = EnsembleSpec.read(folder)
-    return assemble(spec, [folder / member.file for member in spec.members], device=device)
+    return assemble(spec, [[folder / name for name in member.files] for member in spec.members], device=device)
 
 
-def assemble(spec: EnsembleSpec, files: Sequence[Path], *, device: str = "auto") -> SoftVotingEnsemble:
-    """Loads the members from their weights, a file each, and puts them together as the spec says.
+def assemble(spec: EnsembleSpec, files: Sequence[Sequence[Path]], *, device: str = "auto") -> SoftVotingEnsemble:
+    """Loads the members from the files of their weights, and puts them together as the spec says.
 
     Raises:
         InputError: A file is missing, damaged or another model's.
     """
     members = [
-        (member.name, TrialClassifier(file, member.arch, spec.classes, device=device, views=spec.rule.views))
-        for member, file in zip(spec.members, files, strict=True)
+        (member.name, TrialClassifier(weights, member.arch, spec.classes, device=device, views=spec.rule.views))
+        for member, weights in zip(spec.members, files, strict=True)
     ]
     weights, priors = [member.weight for member in spec.members], [member.prior for member in spec.members]
     return SoftVotingEnsemble(members, weights=weights, priors=priors, rule=spec.rule).fit()

@@ -1,4 +1,4 @@
-"""All that an ensemble learns from validation: who votes, by which rule, and from where images are flagged.
+"""All that an ensemble learns from validation, or from confirmed trials: who votes, by which rule, from where to flag.
 
 Shapes: V views, M members, N examples, C classes.
 """
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.choosing import fit_members, keep_voters
+from ensemble.confirmed import read_confirmed
 from ensemble.describing import describe
 from ensemble.evaluation import Evaluation, evaluate
-from ensemble.members import Selection
+from ensemble.members import FitTo, Selection
 from ensemble.operating import fit_points
 from ensemble.parts import read_validation
 from ensemble.spec import EnsembleSpec
@@ -25,10 +26,11 @@ See = Callable[[Selection, EnsembleSpec], npt.NDArray[np.float64]]
 
 
 class Wanted(NamedTuple):
-    """What may be chosen."""
+    """What may be chosen, and by what."""
 
     vote: str = "mean"  # see `ensemble.choosing.ways_to_vote`, as for the next
     top_k: int | None = 1
+    fit_to: FitTo = "validation"  # see `ensemble.members.choose_members`
     tau: float | None = None  # see `ensemble.fitting.fit_rule`
     views: tuple[int, ...] = (1,)  # numbers of views to choose from
     min_sensitivity: Sequence[tuple[str, float]] = ()  # see `ensemble.operating.fit_points`
@@ -43,7 +45,7 @@ class Learned(NamedTuple):
 
 
 def learn(candidates: Selection, wanted: Wanted, command: str, see: See) -> Learned:
-    """Chooses among trials and fits their vote to validation.
+    """Chooses among trials and fits their vote to validation, or to what they believed out of fold.
 
     Args:
         candidates: Who may vote.
@@ -51,13 +53,14 @@ def learn(candidates: Selection, wanted: Wanted, command: str, see: See) -> Lear
         command: The command line, for the record.
         see: Shows the validation images to the members, where more than one view may be chosen.
     """
-    part, probs_MNC = read_validation(candidates.members)
+    confirmed = wanted.fit_to == "confirmed"
+    part, probs_MNC = (read_confirmed if confirmed else read_validation)(candidates.members)
     fit, chooser = fit_members(
         candidates.members, part, probs_MNC, vote=wanted.vote, top_k=wanted.top_k, tau=wanted.tau
     )
     selection, voting = keep_voters(candidates, fit, wanted.vote)
     plain, told_MNC, plain_MNC, ways = fit, probs_MNC[voting], None, chooser.compared()
-    if wanted.views != (1,):
+    if wanted.views != (1,) and not confirmed:
         spec = describe(selection, fit, ways, (), command)
         seen_VMNC = see(
             selection, dataclasses.replace(spec, rule=dataclasses.replace(spec.rule, views=max(wanted.views)))
@@ -67,6 +70,8 @@ def learn(candidates: Selection, wanted: Wanted, command: str, see: See) -> Lear
         told_MNC, plain_MNC = seen_VMNC[: fit.rule.views].mean(axis=0), seen_VMNC[0]
     classes = selection.members[0].study.info["data"]["classes"]
     points, flags = fit_points(wanted.min_sensitivity, fit.probs_NC, fit.truth, classes)
-    spec = describe(selection, fit, ways, points, command)
     vote = vote_out_of_fold(fit, plain, flags)
+    if confirmed:  # networks that hadn't seen a row saw one view of it; others see as many as were asked for
+        fit = dataclasses.replace(fit, rule=dataclasses.replace(fit.rule, views=wanted.views[0]))
+    spec = describe(selection, fit, ways, points, command)
     return Learned(selection, spec, evaluate(told_MNC, spec, part, vote, plain_MNC))

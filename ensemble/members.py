@@ -1,72 +1,77 @@
 """Which trials take part: the best of each architecture, on the same data, split and classes, better than chance."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from pathlib import Path
+from typing import Literal
 
 from core.archs import ALIASES
-from core.artifacts import StudiesFolder, StudyFolder, TrialRecord
+from core.artifacts import TrialRecord
+from core.config import TrainConfig
+from core.confirmed import ConfirmedRun, ConfirmedTrial
 from core.errors import InputError
-from core.shapes import find_misfit
-from ensemble.spec import read_arch
+from ensemble.studies import Study
 
-# All that building and the report rely on.
-_STUDY = {
-    "data": {
-        "root": str,
-        "layout": str,
-        "fingerprint": str,
-        "classes": [str],
-        "images": int,
-        "groups": int,
-        "grouped": bool,
-    },
-    "split": {"seed": int, "train": str, "val": str, "test": str},
-    "demo": bool,
-    "arch": dict,
-    "versions": {str: str},
-    "command": str,
+FitTo = Literal["validation", "confirmed"]
+_STATES: dict[FitTo, str] = {"validation": "complete", "confirmed": "confirmed"}
+_WAYS_OUT: dict[FitTo, str] = {
+    "validation": "Let the search go on.",
+    "confirmed": "Run python -m search.confirm on the folder.",
 }
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Study:
-    """A study's folder, and what its `study.json` says."""
-
-    folder: StudyFolder
-    info: dict[str, Any]
-
-    @property
-    def arch(self) -> str:
-        """The architecture's name, as its user wrote it."""
-        return str(self.info["arch"]["name"])
-
-    @property
-    def timm_name(self) -> str:
-        """The architecture's one name, which an alias shares with the model that it stands for."""
-        return str(self.info["arch"]["timm_name"])
-
-    @property
-    def data_key(self) -> tuple[Any, ...]:
-        """What studies must share for their trials to vote together."""
-        data, split = self.info["data"], self.info["split"]
-        return (data["fingerprint"], split["train"], split["val"], split["test"], tuple(data["classes"]))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Member:
-    """A trial that takes part, or might."""
+    """A trial that takes part, or might.
+
+    Attributes:
+        study: Where it was searched.
+        trial: What the search left of it.
+        confirmed: What its runs over folds gave, where it is judged by that; None where validation judges it.
+        runs: Those runs, where their networks vote together in its place.
+    """
 
     study: Study
     trial: TrialRecord
+    confirmed: ConfirmedTrial | None = None
+    runs: tuple[ConfirmedRun, ...] = ()
 
     @property
     def name(self) -> str:
         """How reports call it."""
         return f"{self.study.folder.name} #{self.trial.number}"
+
+    @property
+    def recall(self) -> float:
+        """Its macro recall on the images that judge it."""
+        return (self.confirmed or self.trial).recall
+
+    @property
+    def recall_interval(self) -> tuple[float, float]:
+        """The 95 % interval of that."""
+        return (self.confirmed or self.trial).recall_interval
+
+    @property
+    def prior(self) -> tuple[float, ...]:
+        """The class frequencies that its networks learned, on average (C,)."""
+        if not self.runs:
+            return self.trial.prior
+        return tuple(sum(shares) / len(self.runs) for shares in zip(*(run.prior for run in self.runs), strict=True))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weights of its networks."""
+        return tuple(run.model_file for run in self.runs) or (self.trial.model_file,)
+
+    @property
+    def can_vote(self) -> bool:
+        """Whether these were kept."""
+        return all(file.is_file() for file in self.files)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,58 +89,25 @@ class Selection:
     left_out: list[tuple[str, str]]
 
 
-def read_studies(folder: StudiesFolder, names: Sequence[str] = ()) -> list[Study]:
-    """The studies that may vote together.
-
-    Without names, all those that aren't demo are meant, or all where there is nothing but demo. A study whose best
-    trials are trained again in another one has served, and takes no part.
-
-    Args:
-        folder: Where the studies lie.
-        names: Those to take; empty leaves the choice to us.
-
-    Raises:
-        InputError: There is no such folder or study, or they are of different data, splits or classes.
-    """
-    there = {study.name: study for study in folder.read_studies()}
-    if not there and not folder.root.is_dir():
-        raise InputError(
-            f"`studies` must be a folder, but {folder.root} is none. Give the one that search.run wrote to."
-        )
-    if not there:
-        raise InputError(
-            f"`studies` must hold at least one study, but {folder.root} holds none. Run `python -m search.run` first, "
-            "or give the folder that its --studies named."
-        )
-    if unknown := [name for name in names if name not in there]:
-        raise InputError(
-            f"`--study` must be one of {', '.join(there)}, but got --study {unknown[0]}. Choose one of them."
-        )
-    # Only those that were named are read: a damaged one beside them is nobody's business.
-    chosen = [_read(there[name]) for name in dict.fromkeys(names or there)]
-    if not names:
-        served = [study.folder.name for study in chosen if study.info.get("serves")]
-        chosen = [study for study in chosen if not study.info.get("serves")]
-        if not chosen:
-            raise InputError(
-                f"`studies` must hold trials of the full image size, but {folder.root} holds only {', '.join(served)}, "
-                "whose best are still to be trained at it. Let the search go on."
-            )
-        chosen = [study for study in chosen if not study.info["demo"]] or chosen
-    _check_same_data(chosen)
-    return chosen
-
-
-def choose_members(studies: Sequence[Study], *, top_k: int | None = 1, archs: Sequence[str] = ()) -> Selection:
+def choose_members(
+    studies: Sequence[Study],
+    *,
+    top_k: int | None = 1,
+    archs: Sequence[str] = (),
+    fit_to: FitTo = "validation",
+    of_folds: bool = False,
+) -> Selection:
     """Picks the best complete trials of each architecture whose weights are kept, over all its studies.
 
-    A trial whose validation interval reaches down to chance, 1 / C, is left out: a weak member adds nothing to a vote.
+    A trial whose interval reaches down to chance, 1 / C, is left out: a weak member adds nothing to a vote.
 
     Args:
         studies: Studies of the same data, split and classes.
         top_k: Trials an architecture; None takes all.
         archs: Architectures that take part, by the name that a search was given or timm's; empty for all that have a
             complete trial.
+        fit_to: What trials are judged by: ``validation``, or what `search.confirm` found out of fold.
+        of_folds: Whether the networks that `search.confirm` trained vote in place of the trials'.
 
     Raises:
         InputError: An architecture is unknown or has too few trials, or nobody is better than chance.
@@ -148,34 +120,24 @@ def choose_members(studies: Sequence[Study], *, top_k: int | None = 1, archs: Se
     left_out: list[tuple[str, str]] = []
     for timm_name in wanted:
         arch, complete = by_arch[timm_name][0].arch, _rank(by_arch[timm_name])
+        if fit_to == "confirmed":
+            complete = _confirmed(complete, of_folds=of_folds)
         if not complete and not archs:
-            left_out.append((arch, "no trial of it is complete yet"))
+            left_out.append((arch, f"no trial of it is {_STATES[fit_to]} yet"))
             continue
-        for member in _take(arch, complete, top_k):
+        for member in _take(arch, complete, top_k, fit_to):
             chance = 1 / len(member.study.info["data"]["classes"])
-            if member.trial.recall_interval[0] > chance:
+            if member.recall_interval[0] > chance:
                 members.append(member)
             else:
-                left_out.append((member.name, _explain_chance(member.trial, chance)))
+                left_out.append((member.name, _explain_chance(member, chance)))
     if not members:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out)
         raise InputError(
-            f"At least one trial must be complete and better than chance, but none is ({reasons}). "
-            "Let the search go on."
+            f"At least one trial must be {_STATES[fit_to]} and better than chance, but none is ({reasons}). "
+            f"{_WAYS_OUT[fit_to]}"
         )
     return Selection(members=members, studies=list(studies), left_out=left_out)
-
-
-def _read(folder: StudyFolder) -> Study:
-    info = folder.read_study()
-    path = folder.root / "study.json"
-    if misfit := find_misfit(info, _STUDY):
-        raise InputError(f"{path} must describe a study, but {misfit}. Restore it or remove the folder.")
-    try:
-        read_arch(info["arch"])
-    except TypeError as error:
-        raise InputError(f"{path} must describe a study, but {error}. Restore it or remove the folder.") from error
-    return Study(folder=folder, info=info)
 
 
 def _timm_names(studies: Sequence[Study], archs: Sequence[str]) -> list[str]:
@@ -188,27 +150,6 @@ def _timm_names(studies: Sequence[Study], archs: Sequence[str]) -> list[str]:
             f"`--archs` must be among {', '.join(timm_name_of)}, but got --archs {unknown[0]}. Choose from these."
         )
     return list(dict.fromkeys(known[arch] for arch in archs))
-
-
-def _check_same_data(studies: Sequence[Study]) -> None:
-    by_key: dict[tuple[Any, ...], list[Study]] = {}
-    for study in studies:
-        by_key.setdefault(study.data_key, []).append(study)
-    if len(by_key) == 1:
-        return
-    choices = "; ".join(
-        f"{' '.join(f'--study {s.folder.name}' for s in same)} ({_describe(same[0])})" for same in by_key.values()
-    )
-    raise InputError(
-        f"Studies must share data, split and classes to vote together, but these are of {len(by_key)} kinds. "
-        f"Choose one of them: {choices}."
-    )
-
-
-def _describe(study: Study) -> str:
-    data, demo = study.info["data"], "demo, " if study.info["demo"] else ""
-    count = len(data["classes"])
-    return f"{demo}{data['root']}, {data['images']:,} images, {count} classes, split seed {study.info['split']['seed']}"
 
 
 def _rank(studies: Sequence[Study]) -> list[Member]:
@@ -224,21 +165,48 @@ def _rank(studies: Sequence[Study]) -> list[Member]:
     return sorted((m for m in trials if m.trial.state == "complete"), key=lambda member: -member.trial.recall)
 
 
-def _take(arch: str, complete: list[Member], top_k: int | None) -> list[Member]:
+def _confirmed(complete: Sequence[Member], *, of_folds: bool) -> list[Member]:
+    """Those of some trials that have been trained again over folds, the best out of fold first."""
+    members = []
+    for member in complete:
+        folder, number = member.study.folder.confirmed, member.trial.number
+        if (confirmed := folder.read_trial(number)) is None:
+            continue
+        if TrainConfig.from_dict(confirmed.config) != TrainConfig.from_dict(member.trial.config):
+            raise InputError(
+                f"{confirmed.folder} must be of trial {number} of {member.study.folder.name}, but is of another one "
+                "that had its number. Remove it and run search.confirm again."
+            )
+        places = list(product(range(confirmed.folds), range(confirmed.seeds))) if of_folds else []
+        runs = tuple(run for place in places if (run := folder.read_run(number, *place)))
+        if len(runs) < len(places):
+            raise InputError(
+                f"{confirmed.folder} must have a folder for each of its {len(places)} runs, but has {len(runs)}. Run "
+                "search.confirm again."
+            )
+        members.append(dataclasses.replace(member, confirmed=confirmed, runs=runs))
+    return sorted(members, key=lambda member: -member.recall)
+
+
+def _take(arch: str, complete: list[Member], top_k: int | None, fit_to: FitTo) -> list[Member]:
     """The `top_k` best whose weights are kept, or all of these."""
-    kept = [member for member in complete if member.trial.has_model]
+    kept, state = [member for member in complete if member.can_vote], _STATES[fit_to]
     if not complete:
+        way_out = _WAYS_OUT[fit_to].removesuffix(".")
+        raise InputError(f"`--archs` must have {state} trials, but {arch} has none yet. {way_out} or leave it out.")
+    if not kept and complete[0].runs:
         raise InputError(
-            f"`--archs` must have complete trials, but {arch} has none yet. Let its search go on or leave it out."
+            f"`--members folds` must have the weights of its runs, but those of {arch} were not kept. Run "
+            "search.confirm with --keep-models, or let trials vote."
         )
     if not kept:
         raise InputError(
-            f"Trials must have their weights kept to vote, but those of all {len(complete)} complete trials of {arch} "
+            f"Trials must have their weights kept to vote, but those of all {len(complete)} {state} trials of {arch} "
             "are deleted. Run its search again under another name (--study), or choose others with --archs."
         )
     if top_k is not None and len(kept) < top_k:
         raise InputError(
-            f"`--top-k` must be at most {len(kept)}, the complete trials of {arch} whose weights are kept, but got "
+            f"`--top-k` must be at most {len(kept)}, the {state} trials of {arch} whose weights are kept, but got "
             f"--top-k {top_k}. Lower it, or keep more weights while searching."
         )
     if kept[0] is not complete[0]:
@@ -248,9 +216,10 @@ def _take(arch: str, complete: list[Member], top_k: int | None) -> list[Member]:
     return kept[:top_k]
 
 
-def _explain_chance(trial: TrialRecord, chance: float) -> str:
-    low, high = trial.recall_interval
+def _explain_chance(member: Member, chance: float) -> str:
+    low, high = member.recall_interval
+    where = "validation recall" if member.confirmed is None else "recall out of fold"
     return (
-        f"not better than chance: validation recall {trial.recall:.1%}, interval {low:.1%} to {high:.1%}, "
+        f"not better than chance: {where} {member.recall:.1%}, interval {low:.1%} to {high:.1%}, "
         f"reaches down to {chance:.1%}"
     )

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from core.dataspec import DataSpec
 from core.errors import InputError
 from core.manifest import Manifest
-from ensemble.members import Member, Study
+from ensemble.members import Member
+from ensemble.studies import Study
 
 # How messages speak of a part: what the study did with it, and what builds without its images.
 _DID = {"val": "validated on", "test": "sealed"}

@@ -45,8 +45,8 @@ def bar(
 
 def bars(rows: Iterable[str], report: Report, *, chance: bool, optimistic: bool = True) -> str:
     """Bars under each other, with a key; `optimistic` where they have diamonds for validation."""
-    key = [("dot", "recall on test" if report.test else "recall on validation (optimistic)"), ("band", "95% interval")]
-    key += [("val", "recall on validation (optimistic)")] if report.test and optimistic else []
+    key = [("dot", "recall on test" if report.test else f"recall on {report.fitted_to}"), ("band", "95% interval")]
+    key += [("val", f"recall on {report.fitted_to}")] if report.test and optimistic else []
     key += [("chance", "chance")] if chance else []
     items = "".join(f'<li><i class="{kind}"></i>{text}</li>' for kind, text in key)
     return f'<div class="bars">{"".join(rows)}<div class="scale">{SCALE}</div></div><ul class="key">{items}</ul>'

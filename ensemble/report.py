@@ -56,6 +56,7 @@ def metrics(report: Report) -> dict[str, Any]:
         "demo": report.spec.demo,
         "classes": list(report.spec.classes),
         "test": test,
+        "fit_to": report.spec.fitted.get("fit_to", "validation"),
         "validation": {"optimistic": True, **report.validation.to_dict()},
         "surest_mistakes": [mistake.to_dict() for mistake in report.mistakes],
     }

@@ -35,7 +35,7 @@ _MEMBER = {
     "study": str,
     "trial": int,
     "arch": dict,
-    "file": str,
+    "files": [str],
     "weight": NUMBER,
     "prior": [NUMBER],
     "recall": NUMBER,
@@ -68,10 +68,10 @@ class MemberSpec:
         study: Name of its study.
         trial: Its number there.
         arch: Its architecture.
-        file: Its weights, relative to the ensemble's folder.
+        files: The weights of its networks, relative to the ensemble's folder; what they believe is averaged.
         weight: Its weight in the vote.
         prior: The class frequencies that it learned.
-        recall: Its macro recall on validation, by which it was chosen.
+        recall: Its macro recall on validation, or out of fold where it was confirmed, by which it was chosen.
         recall_interval: The 95 % interval of that.
         best_epoch: The epoch that its weights are of, counted from 0.
         config: Fields of its `TrainConfig`.
@@ -80,7 +80,7 @@ class MemberSpec:
     study: str
     trial: int
     arch: Arch
-    file: str
+    files: tuple[str, ...]
     weight: float
     prior: tuple[float, ...]
     recall: float
@@ -100,10 +100,13 @@ class MemberSpec:
         Raises:
             TypeError: A field is missing, unknown or of another type.
         """
+        if "file" in fields:  # as format 1 has it
+            fields = {**fields, "files": [fields["file"]]}
+            del fields["file"]
         if misfit := find_misfit(fields, _MEMBER):
             raise TypeError(misfit)
-        arch, pair = read_arch(fields["arch"]), tuple(fields["recall_interval"])
-        return cls(**{**fields, "arch": arch, "prior": tuple(fields["prior"]), "recall_interval": pair})
+        arch, tuples = read_arch(fields["arch"]), ("files", "prior", "recall_interval")
+        return cls(**{**fields, "arch": arch, **{name: tuple(fields[name]) for name in tuples}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +194,11 @@ class EnsembleSpec:
         if not self.members:
             return "it has no members"
         for member in self.members:
-            file = PurePosixPath(member.file)
-            if file.is_absolute() or ".." in file.parts:
-                return f"the file of {member.name} must lie in its folder, but is {member.file}"
+            if not member.files:
+                return f"{member.name} has no weights"
+            for file in map(PurePosixPath, member.files):
+                if file.is_absolute() or ".." in file.parts:
+                    return f"the files of {member.name} must lie in its folder, but one is {file}"
             if not member.weight > 0:
                 return f"the weight of {member.name} must be above 0, but is {member.weight}"
             if len(member.prior) != len(self.classes) or not all(0 <= share <= 1.001 for share in member.prior):

@@ -42,12 +42,22 @@ def fitted(report: Report) -> Table:
 def fitted_note(report: Report) -> str:
     """How the table of `fitted` came about."""
     told = report.spec.fitted
+    kind = (
+        "training and validation images, judged by networks that had not seen their lesions,"
+        if (report.is_confirmed)
+        else "validation images,"
+    )
+    chosen = (
+        "The members' settings were chosen with a look at some of these images, so that a little optimism is left."
+        if report.is_confirmed
+        else "The members and their epochs were chosen by these images: the figures are optimistic all the same."
+    )
     return (
-        f"Fitted to {told['images']:,} validation images, in {told['folds']} folds of whole lesions: each figure is of "
+        f"Fitted to {told['images']:,} {kind} in {told['folds']} folds of whole lesions: each figure is of "
         "images that the step was not fitted to. Tau is how much of the class frequencies that it learned is taken out "
         "of each member, p / prior^tau; it stays as near to 1 as the best recall allows within one standard error. The "
-        f"temperature scales the probabilities and changed {told['decisions_changed_by_temperature']} decisions. The "
-        "members and their epochs were chosen by these images, so that the figures are optimistic all the same."
+        f"temperature scales the probabilities and changed {told['decisions_changed_by_temperature']} decisions. "
+        f"{chosen}"
     )
 
 
@@ -94,7 +104,7 @@ def ladder(report: Report) -> Table:
 
 def ladder_note(report: Report) -> str:
     """How the ladder is to be read."""
-    where = "the test split" if report.test else "validation; what was fitted there is judged out of fold"
+    where = "the test split" if report.test else f"{report.fitted_to}; what was fitted there is judged out of fold"
     return (
         f"Each step on the same images, of {where}. The first steps choose the most probable class; the prior "
         "correction then makes all classes count the same, which finds more of the rare ones and costs accuracy. Gains "
@@ -108,7 +118,7 @@ def over_single(report: Report) -> str:
     rung = report.judged.over_single
     assert rung.gain is not None, "it has a step before it"
     return (
-        "Over its member that was best on validation, both corrected for their priors, the ensemble gains "
+        "Over its best single member, chosen before the test, both corrected for their priors, the ensemble gains "
         f"{100 * rung.gain:+.1f} points of macro recall (95% interval {_points(rung.gain_interval)})."
     )
 
@@ -138,9 +148,9 @@ def flags(report: Report) -> Table:
 def flags_note(report: Report) -> str:
     """How the table of `flags` is to be read."""
     wanted = ", ".join(f"{flagged.min_sensitivity:g} of {flagged.class_name}" for flagged in report.judged.flagged)
-    where = "the test split" if report.test else "validation, out of fold"
+    where = "the test split" if report.test else "what it was fitted to, out of fold"
     return (
-        "An image is flagged if the ensemble's probability of a class is at least a threshold, fitted to validation so "
+        "An image is flagged if the ensemble's probability of a class is at least a threshold, fitted so "
         f"that this share of the class is found: {wanted}. Sensitivity is the share of the class that is flagged, "
         f"specificity the share of all others that is not, here on {where}; intervals are Wilson's, over lesions. "
         "Beside it, what choosing the most probable class gives: the difference in specificity is what the flags cost."

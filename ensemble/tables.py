@@ -27,7 +27,8 @@ class Report:
 
     Attributes:
         spec: The ensemble.
-        validation: Figures on validation, by which the trials were chosen.
+        validation: Figures on the images that the ensemble was fitted to, out of fold: validation, or training and
+            validation where trials were confirmed.
         test: Figures on the sealed test split; None where it was left sealed.
         opening: How often the test split has been opened, this time counted in; 0 where it was left sealed.
         histories: Epochs of each member.
@@ -53,7 +54,17 @@ class Report:
     @property
     def judged_name(self) -> str:
         """The part that they are of."""
-        return "the sealed test split" if self.test else "validation (optimistic)"
+        return "the sealed test split" if self.test else self.fitted_to
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the ensemble was fitted to what confirmed trials believed out of fold, and not to validation."""
+        return self.spec.fitted.get("fit_to") == "confirmed"
+
+    @property
+    def fitted_to(self) -> str:
+        """The images that it was fitted to."""
+        return "training and validation, out of fold" if self.is_confirmed else "validation (optimistic)"
 
     @property
     def sample(self) -> str:
@@ -88,6 +99,11 @@ def headline(report: Report) -> str:
 
 def caution(report: Report) -> str:
     """What the headline's figure may be taken for."""
+    if report.test is None and report.is_confirmed:
+        return (
+            "Out of fold only: the test split was left sealed. Networks were trained again without the images that "
+            "judge them, but settings were chosen with a look at some of these, so that a little optimism is left."
+        )
     if report.test is None:
         return (
             "Validation only: the test split was left sealed. The trials were chosen by these very images, so all "
@@ -123,7 +139,7 @@ def classifiers(report: Report) -> Table:
     if report.test is None:
         return Table(header, rows)
     optimistic = [percent(scores.recall) for scores in (validation.blend, *validation.members)]
-    header = (*header, "Validation recall (optimistic)")
+    header = (*header, "Recall out of fold" if report.is_confirmed else "Validation recall (optimistic)")
     return Table(header, [(*row, value) for row, value in zip(rows, optimistic, strict=True)])
 
 
@@ -185,7 +201,7 @@ def data(report: Report) -> Table:
         ("Layout", str(about["layout"])),
         ("Images", f"{about['images']:,} ({grouped})"),
         ("Classes", ", ".join(spec.classes)),
-        ("Validation", report.sample_of(report.validation)),
+        ("Fitted to" if report.is_confirmed else "Validation", _fitted_sample(report)),
         ("Test", report.sample_of(report.test) if report.test else "left sealed"),
         ("Split seed", f"{spec.split['seed']} (varies train and validation; the test split is always the same)"),
         ("Data fingerprint", str(about["fingerprint"])),
@@ -199,6 +215,11 @@ def mistakes(report: Report) -> Table:
     """The mistakes that the ensemble is surest of."""
     rows = [(each.image, each.lesion, each.truth, each.chosen, f"{each.probability:.1%}") for each in report.mistakes]
     return Table(("Image", "Lesion", "Is", "Taken for", "Probability of that"), rows)
+
+
+def _fitted_sample(report: Report) -> str:
+    sample = report.sample_of(report.validation)
+    return f"{sample}, training and validation, out of fold" if report.is_confirmed else sample
 
 
 def configs(report: Report) -> Table:

@@ -13,8 +13,8 @@ from core.artifacts import StudiesFolder
 from core.cache import cache_folder
 from core.demo import write_demo
 from core.errors import InputError
-from ensemble.members import read_studies
 from ensemble.parts import find_test
+from ensemble.studies import read_studies
 from search.run import build_parser, main
 from tests.fixtures.arrays import write_dermamnist
 from tests.fixtures.images import write_image

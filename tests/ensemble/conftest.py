@@ -99,7 +99,7 @@ class Studies:
             number=number,
             state=trial.state,
             folder=study.root,
-            config={"arch": arch.timm_name, "lr": 0.01, "epochs": 2},
+            config={"arch": arch.timm_name, "image_size": arch.image_size, "lr": 0.01, "epochs": 2},
             recall=trial.recall,
             recall_interval=(trial.recall - trial.half_width, trial.recall + trial.half_width),
             recall_argmax=trial.recall - 0.1,

@@ -16,8 +16,8 @@ from core.metrics import macro_recall
 from ensemble import predict
 from ensemble.build import main
 from ensemble.inference import ImageSet, load_ensemble
-from ensemble.members import read_studies
 from ensemble.parts import find_test
+from ensemble.studies import read_studies
 
 TORCH = ["--source", "torch", "--device", "cpu"]
 PRIORS = {"a": (0.2, 0.7, 0.1), "b": (0.5, 0.2, 0.3)}

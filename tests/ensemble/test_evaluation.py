@@ -24,7 +24,7 @@ def member(trial: int, weight: float, prior: tuple[float, ...]) -> MemberSpec:
         study="s",
         trial=trial,
         arch=ARCH,
-        file="f",
+        files=("f",),
         weight=weight,
         prior=prior,
         recall=0.5,

@@ -6,7 +6,8 @@ import pytest
 
 from core.artifacts import StudiesFolder
 from core.errors import InputError
-from ensemble.members import choose_members, read_studies
+from ensemble.members import choose_members
+from ensemble.studies import read_studies
 
 
 def names_of(studies: Any, **choice: Any) -> list[str]:

@@ -49,7 +49,7 @@ def make_report(*, demo: bool = False, test: bool = True, opening: int = 1, name
         study=name,
         trial=1,
         arch=arch,
-        file="f",
+        files=("f",),
         weight=1.0,
         prior=(1 / 3, 1 / 3, 1 / 3),
         recall=0.5,

@@ -23,7 +23,7 @@ def spec() -> EnsembleSpec:
         study="a",
         trial=3,
         arch=ARCH,
-        file="members/a-0003.safetensors",
+        files=("members/a-0003.safetensors",),
         weight=1.0,
         prior=(0.25, 0.75),
         recall=0.8,
@@ -129,9 +129,10 @@ def test_damage_is_told_with_its_reason(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"file": "../../secret"}, "must lie in its folder"),
-        ({"file": "/etc/passwd"}, "must lie in its folder"),
-        ({"file": 3}, "file is 3 and not of type str"),
+        ({"files": ["../../secret"]}, "must lie in its folder"),
+        ({"files": ["a", "/etc/passwd"]}, "must lie in its folder"),
+        ({"files": 3}, "files is not a list"),
+        ({"files": []}, "has no weights"),
         ({"arch": {**dataclasses.asdict(ARCH), "timm_name": "hf-hub:x/y"}}, "must be a timm model, but is hf-hub:x/y"),
         ({"arch": {**dataclasses.asdict(ARCH), "timm_name": 3}}, "arch: timm_name is 3 and not of type str"),
         ({"weight": 0}, "must be above 0"),

@@ -24,9 +24,10 @@ from core.files import read_tensors
 from core.npy import NpyError, read_npy
 from core.weight_files import read_weight_file
 from ensemble.findings import read_finding, read_history
-from ensemble.members import choose_members, read_studies
+from ensemble.members import choose_members
 from ensemble.parts import find_test, read_part, read_validation
 from ensemble.spec import EnsembleSpec, MemberSpec
+from ensemble.studies import read_studies
 from ensemble.tables import Report, best_trials, configs, data, trial_counts, versions
 from tests.fuzz.mutations import changed_json, mutated
 from tests.fuzz.target import Target, assert_one_sentence, no_hang, scratch
@@ -88,7 +89,7 @@ def _spec() -> EnsembleSpec:
     record, folder = _record(), scratch("studies")
     figures = {name: getattr(record, name) for name in ("prior", "recall", "recall_interval", "best_epoch", "config")}
     member = MemberSpec(
-        study="study", trial=0, arch=_ARCH, file="members/study-0000.safetensors", weight=1.0, **figures
+        study="study", trial=0, arch=_ARCH, files=("members/study-0000.safetensors",), weight=1.0, **figures
     )
     return EnsembleSpec(
         classes=_CLASSES,

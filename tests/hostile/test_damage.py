@@ -14,8 +14,9 @@ from core.artifacts import StudiesFolder
 from core.errors import InputError
 from core.trials import FORMAT
 from ensemble import predict
-from ensemble.members import choose_members, read_studies
+from ensemble.members import choose_members
 from ensemble.parts import read_validation
+from ensemble.studies import read_studies
 from tests.fixtures.searches import STUDY, build_ensemble, refused, search
 
 TRIAL = f"{STUDY}/trial-0000"

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from core.artifacts import StudiesFolder
 from core.errors import InputError
-from ensemble.members import read_studies
+from ensemble.studies import read_studies
 from search.asking import without_known
 from search.storage import open_storage
 from search.summary import rank
