@@ -190,7 +190,7 @@ def test_what_is_fitted_is_written_down_with_figures_out_of_fold(two: Any, capsy
     names = ["vote, uncorrected", "prior taken out whole", "tau", "temperature"]
     assert [step["step"] for step in told["out_of_fold"]] == names
     assert told["decisions_changed_by_temperature"] == 0
-    assert "fitted    tau, 0.5, as asked for: validation recall out of fold 100.0%" in capsys.readouterr().out
+    assert "fitted    tau, 0.5, as asked for: recall out of fold 100.0%" in capsys.readouterr().out
     assert "0.5, as asked for" in (two.root / "ensemble" / "report.html").read_text()
     validation, last = read(two, "metrics.json")["validation"]["ensemble"], told["out_of_fold"][-1]
     for name in ("macro_recall", "accuracy", "negative_log_likelihood", "expected_calibration_error"):
