@@ -23,9 +23,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--top-k",
-        type=_positive_or_auto,
+        type=_top_k,
         metavar="K",
-        help="trials an architecture that may vote; auto tries several numbers [1; auto for --vote greedy and auto]",
+        help="trials an architecture that vote: a number; tied, those as good as its best, at most 5; auto, as many as "
+        "pay [tied; auto for --vote weights, greedy and auto]",
     )
     parser.add_argument(
         "--tau", type=_tau, metavar="T", help="share of its prior taken out of each member; auto is fitted [auto]"
@@ -97,9 +98,9 @@ def _sensitivity(text: str) -> tuple[str, float]:
     return name, float(value)
 
 
-def _positive_or_auto(text: str) -> int | str:
-    """An argparse type: auto, or a whole number from 1."""
-    return text if text == "auto" else cli.positive_int(text)
+def _top_k(text: str) -> int | str:
+    """An argparse type: tied, auto, or a whole number from 1."""
+    return text if text in ("tied", "auto") else cli.positive_int(text)
 
 
 def _tau(text: str) -> float | None:

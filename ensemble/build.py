@@ -61,7 +61,7 @@ def build(args: argparse.Namespace, command: str) -> int:
     check_classes(wanted.min_sensitivity, classes)
     listed = _listed(args, classes)
     candidates = choose_members(
-        found, top_k=wanted.top_k, archs=args.archs, fit_to=wanted.fit_to, of_folds=args.members == "folds"
+        found, top_k=wanted.most, archs=args.archs, fit_to=wanted.fit_to, of_folds=args.members == "folds"
     )
     check_replaceable(studies.ensemble)
     selection, spec, validation = learn(candidates, wanted, command, partial(_see_validation, args))
@@ -91,10 +91,12 @@ def build(args: argparse.Namespace, command: str) -> int:
 def _wanted(args: argparse.Namespace) -> Wanted:
     """What the arguments leave open."""
     from ensemble.decision import VIEWS
-    from ensemble.learning import Wanted
+    from ensemble.learning import TopK, Wanted
 
     views = VIEWS if args.views == "auto" else (int(args.views),)
-    return Wanted(args.vote, _top_k(args), args.fit_to, args.tau, views, args.min_sensitivity)
+    # What weighs trials by itself may look at all of them.
+    top_k: TopK = args.top_k or ("tied" if args.vote in ("mean", "geometric") else "auto")
+    return Wanted(args.vote, top_k, args.fit_to, args.tau, views, args.min_sensitivity)
 
 
 def _listed(args: argparse.Namespace, classes: list[str]) -> list[str] | None:
@@ -138,13 +140,6 @@ def _check_arguments(args: argparse.Namespace) -> None:
             raise InputError(
                 f"`--{name}` must not be given with --no-test, which opens no images. Leave one of them out."
             )
-
-
-def _top_k(args: argparse.Namespace) -> int | None:
-    """Trials an architecture; None for as many as pay."""
-    if args.top_k is None:
-        return None if args.vote in ("greedy", "auto") else 1
-    return None if args.top_k == "auto" else int(args.top_k)
 
 
 def _announce(selection: Selection, spec: EnsembleSpec) -> None:

@@ -5,7 +5,7 @@ Shapes: V views, M members, N examples, C classes.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from ensemble.members import FitTo, Selection
 from ensemble.operating import fit_points
 from ensemble.parts import read_validation
 from ensemble.spec import EnsembleSpec
+from ensemble.tied import MOST, keep_tied
 from ensemble.viewing import among, fit_views
 from ensemble.votes import vote_out_of_fold
 
@@ -25,15 +26,25 @@ from ensemble.votes import vote_out_of_fold
 See = Callable[[Selection, EnsembleSpec], npt.NDArray[np.float64]]
 
 
+# Trials an architecture: so many; those that are tied with its best (`ensemble.tied`); or as many as pay
+# (`ensemble.choosing.ways_to_vote`).
+TopK = int | Literal["tied", "auto"]
+
+
 class Wanted(NamedTuple):
     """What may be chosen, and by what."""
 
     vote: str = "mean"  # see `ensemble.choosing.ways_to_vote`, as for the next
-    top_k: int | None = 1
+    top_k: TopK = "tied"
     fit_to: FitTo = "validation"  # see `ensemble.members.choose_members`
     tau: float | None = None  # see `ensemble.fitting.fit_rule`
     views: tuple[int, ...] = (1,)  # numbers of views to choose from
     min_sensitivity: Sequence[tuple[str, float]] = ()  # see `ensemble.operating.fit_points`
+
+    @property
+    def most(self) -> int | None:
+        """Trials of an architecture that are looked at; None for all."""
+        return self.top_k if isinstance(self.top_k, int) else None
 
 
 class Learned(NamedTuple):
@@ -55,9 +66,10 @@ def learn(candidates: Selection, wanted: Wanted, command: str, see: See) -> Lear
     """
     confirmed = wanted.fit_to == "confirmed"
     part, probs_MNC = (read_confirmed if confirmed else read_validation)(candidates.members)
-    fit, chooser = fit_members(
-        candidates.members, part, probs_MNC, vote=wanted.vote, top_k=wanted.top_k, tau=wanted.tau
-    )
+    if wanted.top_k == "tied":
+        candidates, probs_MNC = keep_tied(candidates, part, probs_MNC)
+    top_k = MOST if wanted.top_k == "tied" else wanted.most
+    fit, chooser = fit_members(candidates.members, part, probs_MNC, vote=wanted.vote, top_k=top_k, tau=wanted.tau)
     selection, voting = keep_voters(candidates, fit, wanted.vote)
     plain, told_MNC, plain_MNC, ways = fit, probs_MNC[voting], None, chooser.compared()
     if wanted.views != (1,) and not confirmed:

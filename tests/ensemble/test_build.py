@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -220,6 +221,32 @@ def test_automatic_choices_are_told_with_all_that_was_compared(studies: Any, tri
     assert [way["vote"] for way in ways] == ["mean", "mean", "geometric", "geometric", "weights", "weights", "greedy"]
     for name in ("report.html", "report.md"):
         assert "mean (taken)" in (studies.root / "ensemble" / name).read_text().replace("\\", "")
+
+
+def test_by_default_those_vote_that_are_tied_with_the_best(
+    studies: Any, trial: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = studies.add("a", [trial(0.9), trial(0.8), trial(0.7)])
+    # The third takes every other image for the next class.
+    file = study.root / "trial-0002" / "val_probs.npy"
+    probs_NC = np.load(file)
+    probs_NC[::2] = np.roll(probs_NC[::2], 1, axis=1)
+    np.save(file, probs_NC)
+    assert build(studies, "--no-test") == 0
+    ensemble = read(studies, "ensemble.json")
+    assert [(member["trial"], member["weight"]) for member in ensemble["members"]] == [(0, 0.5), (1, 0.5)]
+    ((name, reason),) = ensemble["left_out"]
+    assert name == "a #2"
+    assert re.fullmatch(r"not tied with a #0, which is \d\d\.\d points \(\d\d\.\d to \d\d\.\d\) better", reason)
+    assert f"left out  a #2: {reason}" in capsys.readouterr().out
+
+
+def test_no_more_than_five_of_an_architecture_vote_by_default(studies: Any, trial: Any) -> None:
+    studies.add("a", [trial(0.9 - 0.01 * number) for number in range(7)])
+    assert build(studies, "--no-test") == 0
+    ensemble = read(studies, "ensemble.json")
+    assert [member["trial"] for member in ensemble["members"]] == [0, 1, 2, 3, 4]
+    assert ensemble["left_out"] == [["a #5", "5 better ones vote"], ["a #6", "5 better ones vote"]]
 
 
 def test_top_k_is_a_number_that_every_architecture_has_or_auto(studies: Any, trial: Any) -> None:
@@ -499,6 +526,7 @@ def test_leftovers_of_killed_builds_neither_stay_nor_stop_a_build(two: Any) -> N
         (["--study", "c"], "`--study` must be one of a, b, but got --study c"),
         (["--archs", "vgg"], "`--archs` must be among"),
         (["--top-k", "2"], "`--top-k` must be at most 1"),
+        (["--top-k", "some"], "`--top-k` must be a whole number"),
         (["--top-k", "0"], "`--top-k` must be a whole number from 1 to 1,000,000"),
         (["--vote", "median"], "`--vote` must be one of"),
         (["--min-sensitivity", "bcc=0.9"], "`--min-sensitivity` must name one of mel, nv, vasc, but got bcc"),
