@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     base = base_values(task, args.depth)
     names = choose_changes(args.only, task.arch.timm_name, args.epochs)
     configs = [config_of(task, args.epochs, base, change) for change in (BASE, *names)]  # refused now or never
-    recording = Recording(args.recording or RECORDINGS / name, describe(args, task, base))
+    recording = Recording(args.recording or RECORDINGS / name, describe(args, device, task, base))
     missing = [
         (seed, change) for seed in range(args.seeds) for change in (BASE, *names) if not recording.holds(seed, change)
     ]
@@ -97,8 +97,12 @@ def open_seed(args: argparse.Namespace, seed: int, image_size: int | None = None
     )
 
 
-def describe(args: argparse.Namespace, task: "Task", base: dict[str, Any]) -> dict[str, Any]:
+def describe(args: argparse.Namespace, device: "torch.device", task: "Task", base: dict[str, Any]) -> dict[str, Any]:
     """What all runs of a recording share."""
+    import torch
+
+    from core.device import describe_device
+
     return {
         "data": f"{task.manifest.layout}, fingerprint {task.manifest.fingerprint}",
         "arch": task.arch.timm_name,
@@ -108,6 +112,9 @@ def describe(args: argparse.Namespace, task: "Task", base: dict[str, Any]) -> di
         "val_images": args.val_images or "all",
         "epochs": args.epochs,
         "base": base,
+        "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
     }
 
 

@@ -34,7 +34,12 @@ def compare(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Row
         pairs = [(whole[seed, name], whole[seed, BASE]) for seed, of in whole if of == name and (seed, BASE) in whole]
         if not tried:
             continue
-        row: Row = {"name": name, "values": tried[0]["values"], "n": len(pairs), "failed": len(tried) - len(pairs)}
+        row: Row = {
+            "name": name,
+            "values": tried[0]["values"],
+            "n": len(pairs),
+            "failed": sum(bool(run["reason"]) for run in tried),
+        }
         if pairs:
             gains_S = [change["recall"] - base["recall"] for change, base in pairs]
             low, high = student_interval(gains_S)
@@ -81,9 +86,10 @@ def markdown(rows: Sequence[Row]) -> str:
             continue
         between = "" if row["low"] is None else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
         better = sum(gain > 0 for gain in row["gains"])
+        failed = f", {row['failed']} failed" if row["failed"] else ""
         lines.append(
             f"| {row['name']} | {values} | {row['recall']:.3f} | {100 * row['gain']:+.1f} | {between} | "
-            f"{better} of {row['n']} | {row['cost']:.2f} × |"
+            f"{better} of {row['n']}{failed} | {row['cost']:.2f} × |"
         )
     return "\n".join(lines)
 

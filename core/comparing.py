@@ -4,7 +4,7 @@ Legend: M classifiers, N examples, C classes, R resamples, G lesions of a class.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from core.metrics import Interval
 
 Ints = npt.NDArray[np.integer]
+Hits = npt.NDArray[np.bool_ | np.floating[Any]]
 Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 
@@ -46,7 +47,8 @@ class Contest:
 
     Args:
         labels_N: True classes (N,).
-        predictions_MN: Predicted classes (M, N), those of the best classifier first.
+        hits_MN: Whether each is right about each example (M, N), the best classifier first; of one that stands for
+            several, the share of them that is right.
         groups_N: Lesion or patient of each example (N,).
         resamples: R.
         seed: Same seed, same numbers.
@@ -55,18 +57,18 @@ class Contest:
     def __init__(
         self,
         labels_N: Ints,
-        predictions_MN: Ints,
+        hits_MN: Hits,
         groups_N: Sequence[str],
         *,
         resamples: int = RESAMPLES,
         seed: int = 0,
     ) -> None:
-        labels_N, predictions_MN = np.asarray(labels_N), np.asarray(predictions_MN)
-        assert predictions_MN.shape[1:] == labels_N.shape, f"{predictions_MN.shape} for {labels_N.shape}"
+        labels_N = np.asarray(labels_N)
+        assert hits_MN.shape[1:] == labels_N.shape, f"{hits_MN.shape} for {labels_N.shape}"
         rng = np.random.default_rng(seed)
         group_ids_N = np.unique(np.asarray(groups_N, dtype=str), return_inverse=True)[1]
         self._classes = [
-            _OneClass.of(predictions_MN[:, labels_N == c] == c, group_ids_N[labels_N == c], resamples, rng)
+            _OneClass.of(hits_MN[:, labels_N == c], group_ids_N[labels_N == c], resamples, rng)
             for c in np.unique(labels_N)
         ]
         # One after the other: of thousands of trials, all classes at once would take much memory.
@@ -118,7 +120,7 @@ class _OneClass(NamedTuple):
     found_GM: Float32s  # those that each classifier found
 
     @classmethod
-    def of(cls, hits_MN: npt.NDArray[np.bool_], ids_N: Ints, resamples: int, rng: np.random.Generator) -> "_OneClass":
+    def of(cls, hits_MN: Hits, ids_N: Ints, resamples: int, rng: np.random.Generator) -> "_OneClass":
         """Draws lesions; of each photo of the class, whether each classifier found it, and its lesion."""
         order_N = np.argsort(ids_N, kind="stable")
         starts_G = np.unique(ids_N[order_N], return_index=True)[1]

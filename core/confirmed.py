@@ -1,6 +1,6 @@
 """A trial that was trained again over folds, and one of its runs, as their folders tell it.
 
-Shapes: N training and validation rows, F folds, C classes.
+Shapes: S seeds, N training and validation rows, F folds, C classes.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from core.errors import InputError
 from core.files import read_json
+from core.metrics import correct_prior
 from core.shapes import NUMBER, find_misfit
 from core.trials import COMPLETE_FILE, FORMAT, MODEL_FILE, read_probs
 
@@ -30,7 +31,7 @@ _TRIAL = {
     "recall": NUMBER,
     "recall_interval": (NUMBER, NUMBER),
     "recall_argmax": NUMBER,
-    "priors": [[NUMBER]],
+    "priors": [[[NUMBER]]],
     "elapsed_s": NUMBER,
 }
 
@@ -90,12 +91,13 @@ class ConfirmedTrial:
         folder: Where it lies.
         config: Fields of the trial's `TrainConfig`; those of its runs differ in the seed.
         folds: F.
-        seeds: Runs of each fold, whose probabilities were averaged.
+        seeds: S, runs of each fold.
         epochs: That each run was trained: as far as the trial's best one.
-        recall: Macro recall on all rows, out of fold, after correction by the prior of the fold.
+        recall: Macro recall on all rows, out of fold, after correction by the prior of the run: that of one network,
+            the mean over seeds.
         recall_interval: Its 95 % interval, low and high, over lesions.
-        recall_argmax: Macro recall of the plain argmax.
-        priors: Class frequencies that the runs of each fold learned, averaged over seeds (F, C).
+        recall_argmax: Macro recall of the plain argmax, likewise.
+        priors: Class frequencies that each run learned (S, F, C).
         elapsed_s: Seconds that all its runs took.
     """
 
@@ -108,12 +110,33 @@ class ConfirmedTrial:
     recall: float
     recall_interval: tuple[float, float]
     recall_argmax: float
-    priors: tuple[tuple[float, ...], ...]
+    priors: tuple[tuple[tuple[float, ...], ...], ...]
     elapsed_s: float
 
     def oof_probs(self) -> npt.NDArray[np.float32]:
-        """Uncorrected probabilities (N, C) out of fold, averaged over seeds, in the order of `folds.csv`."""
-        return read_probs(self.folder / OOF_FILE)
+        """Uncorrected probabilities (S, N, C) out of fold, rows in the order of `folds.csv`.
+
+        Raises:
+            InputError: They are damaged.
+        """
+        probs_SNC = read_probs(self.folder / OOF_FILE, dimensions=3)
+        if len(probs_SNC) != self.seeds:
+            raise damaged(self.folder, f"it has probabilities of {len(probs_SNC)} seeds instead of {self.seeds}")
+        return probs_SNC
+
+    def corrected(self, fold_N: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The same (S, N, C), each corrected by the prior of its run.
+
+        Args:
+            fold_N: The fold in which each row was held out.
+
+        Raises:
+            InputError: They are damaged, or of other rows.
+        """
+        probs_SNC, priors_SFC = self.oof_probs(), np.asarray(self.priors)
+        if probs_SNC.shape[1:] != (len(fold_N), priors_SFC.shape[2]) or fold_N.max() >= priors_SFC.shape[1]:
+            raise damaged(self.folder, "it is of other rows than those in folds.csv")
+        return np.stack([correct_prior(p, prior_FC[fold_N]) for p, prior_FC in zip(probs_SNC, priors_SFC, strict=True)])
 
     @classmethod
     def read(cls, folder: Path, number: int) -> "ConfirmedTrial":
@@ -125,12 +148,18 @@ class ConfirmedTrial:
         fields = _read_fields(folder, _TRIAL)
         if fields["number"] != number:
             raise damaged(folder, f"it says that it is trial {fields['number']}")
-        interval, priors = tuple(fields["recall_interval"]), tuple(map(tuple, fields["priors"]))
-        numbers = [fields["elapsed_s"], *(share for prior in priors for share in prior)]
+        interval = tuple(fields["recall_interval"])
+        priors = tuple(tuple(map(tuple, of_seed)) for of_seed in fields["priors"])
+        numbers = [fields["elapsed_s"], *(share for of_seed in priors for prior in of_seed for share in prior)]
         if fault := _find_fault(numbers, [fields["recall"], fields["recall_argmax"], *interval]):
             raise damaged(folder, fault)
-        if len(priors) != fields["folds"] or len({len(prior) for prior in priors}) != 1:
-            raise damaged(folder, f"it has {len(priors)} priors for {fields['folds']} folds, or of different lengths")
+        lengths = {len(of_seed) for of_seed in priors}
+        if (
+            len(priors) != fields["seeds"]
+            or lengths != {fields["folds"]}
+            or len({len(p) for s in priors for p in s}) != 1
+        ):
+            raise damaged(folder, "its priors aren't one for each seed and fold, or are of different lengths")
         known = {name: fields[name] for name in _TRIAL if name != "format"}
         return cls(folder=folder, **{**known, "recall_interval": interval, "priors": priors})
 

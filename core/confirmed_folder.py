@@ -133,6 +133,8 @@ class ConfirmedFolder:
             probs_NC: Probabilities of the held-out rows.
             model: State dict, or None to keep no weights.
         """
+        # What it amounts to with the others is told anew, or it would speak of the run that was here.
+        (run.folder.parent / COMPLETE_FILE).unlink(missing_ok=True)
         with written_aside(run.folder, replacing=_in_place_of(run.folder)) as aside:
             aside.mkdir()
             write_array(aside / PROBS_FILE, probs_NC)
@@ -140,11 +142,16 @@ class ConfirmedFolder:
                 write_tensors(aside / MODEL_FILE, model)
             write_json(aside / COMPLETE_FILE, complete_fields(run))
 
-    def write_trial(self, trial: ConfirmedTrial, oof_probs_NC: npt.NDArray[np.float32]) -> None:
+    def write_trial(self, trial: ConfirmedTrial, oof_probs_SNC: npt.NDArray[np.float32]) -> None:
         """Writes what a trial's runs amount to into its `folder`, in place of what fewer of them did."""
         (trial.folder / COMPLETE_FILE).unlink(missing_ok=True)  # or it would speak of other probabilities
-        write_array(trial.folder / OOF_FILE, oof_probs_NC)
+        write_array(trial.folder / OOF_FILE, oof_probs_SNC)
         write_json(trial.folder / COMPLETE_FILE, complete_fields(trial))
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether any has been confirmed."""
+        return any(self.root.glob(f"trial-*/{COMPLETE_FILE}"))
 
     def read_trial(self, number: int) -> ConfirmedTrial | None:
         """A trial that is whole; None for one that isn't.

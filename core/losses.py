@@ -62,10 +62,10 @@ def class_weights(counts_C: npt.NDArray[np.int64], rebalance: float) -> npt.NDAr
     The mean of 1 keeps the size of the gradient, so that learning rates mean the same at every strength.
 
     Args:
-        counts_C: Training images of each class (C,), each at least 1.
+        counts_C: Training images of each class (C,); one that has none gets the weight of one that has one.
         rebalance: 0 treats all images alike, 1 all classes.
     """
-    weights_C = np.asarray(counts_C, np.float64) ** -rebalance
+    weights_C = np.maximum(counts_C, 1).astype(np.float64) ** -rebalance
     weights_C *= counts_C.sum() / (weights_C * counts_C).sum()
     return weights_C
 

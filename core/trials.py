@@ -99,8 +99,8 @@ class TrialRecord:
         return read_probs(self.folder / "val_probs.npy")
 
 
-def read_probs(path: Path) -> npt.NDArray[np.float32]:
-    """Probabilities (N, C) from a file of a study's folder.
+def read_probs(path: Path, dimensions: int = 2) -> npt.NDArray[np.float32]:
+    """Probabilities (..., N, C) from a file of a study's folder, of so many dimensions.
 
     Raises:
         InputError: It is absent or damaged.
@@ -111,7 +111,7 @@ def read_probs(path: Path) -> npt.NDArray[np.float32]:
         raise InputError(
             f"{path} must be an array of numbers, but it is damaged: {_reason(error)}. Restore it."
         ) from error
-    if probs_NC.dtype != np.float32 or probs_NC.ndim != 2 or not ((probs_NC >= 0) & (probs_NC <= 1.001)).all():
+    if probs_NC.dtype != np.float32 or probs_NC.ndim != dimensions or not ((probs_NC >= 0) & (probs_NC <= 1.001)).all():
         raise InputError(
             f"{path} must be probabilities, a row of float32 for each image, but is {probs_NC.dtype} of shape "
             f"{probs_NC.shape} with values that may be out of 0 to 1. Restore it."

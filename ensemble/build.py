@@ -61,7 +61,12 @@ def build(args: argparse.Namespace, command: str) -> int:
     check_classes(wanted.min_sensitivity, classes)
     listed = _listed(args, classes)
     candidates = choose_members(
-        found, top_k=wanted.most, archs=args.archs, fit_to=wanted.fit_to, of_folds=args.members == "folds"
+        found,
+        top_k=wanted.exactly,
+        at_most=wanted.at_most,
+        archs=args.archs,
+        fit_to=wanted.fit_to,
+        of_folds=args.members == "folds",
     )
     check_replaceable(studies.ensemble)
     selection, spec, validation = learn(candidates, wanted, command, partial(_see_validation, args))
@@ -135,6 +140,16 @@ def _check_arguments(args: argparse.Namespace) -> None:
             "`--views` must be a number with --fit-to confirmed, as out of fold one view was seen, but got --views "
             "auto. Give 1, 4 or 8."
         )
+    if args.fit_to == "confirmed" and "://" in args.studies:
+        raise InputError(
+            f"`--fit-to confirmed` must be asked of a folder, as search.confirm is, but got {args.studies}. Copy it "
+            "into one."
+        )
+    if args.min_sensitivity and args.fit_to == "confirmed" and (args.members == "folds" or args.views != "1"):
+        raise InputError(
+            "`--min-sensitivity` must not be given with --fit-to confirmed and --members folds or several --views: its "
+            "threshold would be that of single networks which see one view. Leave one of them out."
+        )
     for name in ("data", "source"):
         if args.no_test and (args.views == "1" or args.fit_to == "confirmed") and getattr(args, name):
             raise InputError(
@@ -158,7 +173,8 @@ def _announce(selection: Selection, spec: EnsembleSpec) -> None:
 
 def _hint(args: argparse.Namespace, selection: Selection) -> None:
     """Tells of what would be better than what was asked for."""
-    if args.fit_to == "validation" and all(member.study.folder.confirmed.read_trials() for member in selection.members):
+    folders = {member.study.folder.confirmed for member in selection.members}
+    if args.fit_to == "validation" and all(folder.has_trials for folder in folders):
         cli.write("hint      trials have been confirmed: --fit-to confirmed fits all this to several times the lesions")
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import few
 from core.metrics import Floats
 from ensemble.crossfit import Hits, Mask, Truth, simplest
 from ensemble.fitting import Fit, Voters, fit_rule
@@ -157,6 +156,6 @@ def keep_voters(selection: Selection, fit: Fit, vote: str) -> tuple[Selection, n
     """
     voting = np.flatnonzero(fit.weights_M)
     idle = [member.name for member, weight in zip(selection.members, fit.weights_M, strict=True) if not weight]
-    left_out = [(few(idle), f"given no vote by --vote {vote}")] if idle else []
+    left_out = [(name, f"given no vote by --vote {vote}") for name in idle]
     members = [selection.members[m] for m in voting]
     return dataclasses.replace(selection, members=members, left_out=selection.left_out + left_out), voting

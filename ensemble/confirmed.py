@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import InputError
-from core.metrics import correct_prior
 from ensemble.members import Member
 from ensemble.parts import Part
 from ensemble.studies import Study
@@ -58,13 +57,12 @@ def _read_folds(study: Study) -> tuple[Part, Folds]:
 
 
 def _as_member(member: Member, fold_N: Folds) -> npt.NDArray[np.float32]:
-    """What the runs believed of the rows that they had not seen, with the prior of the member (N, C)."""
+    """What the runs believed of the rows that they had not seen, with the prior of the member (N, C).
+
+    Where trials vote, one network will: that of the first seed speaks for it. Where the networks of the folds do, so do
+    those of all seeds.
+    """
     assert member.confirmed is not None, "chosen for having been confirmed"
-    probs_NC, priors_FC = member.confirmed.oof_probs(), np.asarray(member.confirmed.priors)
-    if probs_NC.shape != (len(fold_N), len(member.prior)) or fold_N.max() >= len(priors_FC):
-        raise InputError(
-            f"{member.confirmed.folder} must tell of the {len(fold_N):,} images of folds.csv beside it, but doesn't. "
-            "Remove it and confirm the study again."
-        )
-    told_NC = correct_prior(probs_NC, priors_FC[fold_N]) * np.asarray(member.prior)
+    corrected_SNC = member.confirmed.corrected(fold_N)
+    told_NC = corrected_SNC[: None if member.runs else 1].mean(axis=0) * np.asarray(member.prior)
     return np.asarray(told_NC / told_NC.sum(axis=1, keepdims=True), np.float32)

@@ -102,6 +102,21 @@ def correct_members(probs_MNC: Floats, priors_MC: Floats, tau: float = 1.0) -> n
     return np.stack([correct_prior(probs_NC, prior_C, tau) for probs_NC, prior_C in pairs])
 
 
+def pool(probs_KNC: Floats, priors_KC: Floats) -> npt.NDArray[np.float64]:
+    """What K networks believe together (N, C): the mean of what each does by p / prior, with the mean prior put back.
+
+    A member of several networks is corrected by its mean prior like any other; at tau 1 that gives the mean of its
+    corrected networks, since what is averaged first and corrected afterwards is flattened towards frequent classes.
+
+    Args:
+        probs_KNC: What each believes, uncorrected.
+        priors_KC: The class frequencies that each learned.
+    """
+    mean_NC = correct_members(probs_KNC, priors_KC).mean(axis=0) * np.mean(priors_KC, axis=0)
+    pooled_NC: npt.NDArray[np.float64] = mean_NC / mean_NC.sum(axis=1, keepdims=True)
+    return pooled_NC
+
+
 def choose(probs_NC: Floats) -> npt.NDArray[np.int64]:
     """Index of the most probable class (N,); of equals, the first."""
     chosen_N: npt.NDArray[np.int64] = np.argmax(probs_NC, axis=1).astype(np.int64)

@@ -39,6 +39,7 @@ def describe(
                 files=_name_files(member),
                 weight=weight,
                 prior=member.prior,
+                network_priors=tuple(run.prior for run in member.runs) if len(member.runs) > 1 else (),
                 recall=member.recall,
                 recall_interval=member.recall_interval,
                 best_epoch=trial.best_epoch,

@@ -23,7 +23,7 @@ from core.metrics import (
     negative_log_likelihood,
 )
 from ensemble.classes import ClassScores, score_classes
-from ensemble.crossfit import Truth
+from ensemble.crossfit import Hits, Truth
 from ensemble.decision import choose, correct_members
 from ensemble.ladder import Rung, climb
 from ensemble.operating import Flagged, judge_flags
@@ -88,6 +88,7 @@ class Evaluation:
         members: Scores of each member.
         ladder: What each step gains, from the best single trials by plain argmax to the ensemble.
         over_single: The ensemble against the best single trial, both by p / prior.
+        flags: Which images each operating point flags (N,).
         flagged: How the flags of each operating point fare.
         watched: Melanoma, and the classes of the operating points, looked at closely.
     """
@@ -98,6 +99,7 @@ class Evaluation:
     members: tuple[Scores, ...]
     ladder: tuple[Rung, ...]
     over_single: Rung
+    flags: Sequence[Hits]
     flagged: tuple[Flagged, ...]
     watched: tuple[Watched, ...]
 
@@ -164,6 +166,7 @@ def evaluate(
         ),
         ladder=climb([*steps, *vote.steps], part, bootstrap),
         over_single=climb(over_single, part, bootstrap)[1],
+        flags=vote.flags,
         flagged=judge_flags(spec.operating_points, vote.flags, chosen_N, truth, spec.classes),
         watched=watch(spec.operating_points, vote.flags, vote.probs_NC, chosen_N, part, spec.classes, bootstrap),
     )

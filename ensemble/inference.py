@@ -25,7 +25,8 @@ from core.evaluation import EVAL_BATCH_SIZE, predict_views
 from core.files import read_tensors
 from core.loaders import BatchSource, open_files, open_source
 from core.manifest import Manifest
-from ensemble.spec import EnsembleSpec
+from ensemble.decision import pool
+from ensemble.spec import EnsembleSpec, MemberSpec
 from ensemble.voting import SoftVotingEnsemble
 
 Rows = npt.NDArray[np.int64]
@@ -102,8 +103,9 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     """A trained trial that behaves like a scikit-learn classifier of images.
 
     Args:
-        weights_files: State dicts of its networks, safetensors: one, or those of its runs over folds, whose
-            probabilities are averaged.
+        weights_files: State dicts of its networks, safetensors: one, or those of its runs over folds, which are
+            pooled (`ensemble.decision.pool`).
+        priors: The class frequencies that each network learned; needed of several only.
         arch: Its architecture, with size and normalisation.
         classes: Class names, the order of its outputs.
         device: Name of the device to compute on, see `core.device.resolve_device`.
@@ -121,6 +123,7 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         arch: Arch,
         classes: Sequence[str],
         *,
+        priors: Sequence[Sequence[float]] = (),
         device: str = "auto",
         batch_size: int = EVAL_BATCH_SIZE,
         views: int = 1,
@@ -128,6 +131,7 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.weights_files = weights_files
         self.arch = arch
         self.classes = classes
+        self.priors = priors
         self.device = device
         self.batch_size = batch_size
         self.views = views
@@ -174,19 +178,24 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         augmenter = Augmenter(
             image_size=self.arch.image_size, mean=self.arch.mean, std=self.arch.std, seed=0, device=self.device_
         )
-        told_VNC = np.zeros((self.views, len(X.rows), len(self.classes)), np.float32)
+        told_KVNC = []
         with progress(f"classifying with {self.arch.name}", len(X.rows) * len(self.models_)) as bar:
             for model in self.models_:
-                told_VNC += predict_views(
-                    model,
-                    source,
-                    X.rows,
-                    augmenter=augmenter,
-                    views=self.views,
-                    batch_size=self.batch_size,
-                    on_batch=bar.advance,
-                ) / np.float32(len(self.models_))
-        return told_VNC
+                told_KVNC.append(
+                    predict_views(
+                        model,
+                        source,
+                        X.rows,
+                        augmenter=augmenter,
+                        views=self.views,
+                        batch_size=self.batch_size,
+                        on_batch=bar.advance,
+                    )
+                )
+        if len(told_KVNC) == 1:
+            return told_KVNC[0]
+        pooled_VNC = [pool(np.stack(told_KNC), np.asarray(self.priors)) for told_KNC in zip(*told_KVNC, strict=True)]
+        return np.asarray(pooled_VNC, np.float32)
 
     def predict(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[Any]:
         """The class with the highest uncorrected probability (N,)."""
@@ -215,11 +224,16 @@ def assemble(spec: EnsembleSpec, files: Sequence[Sequence[Path]], *, device: str
         InputError: A file is missing, damaged or another model's.
     """
     members = [
-        (member.name, TrialClassifier(weights, member.arch, spec.classes, device=device, views=spec.rule.views))
+        (member.name, _classifier(spec, member, weights, device))
         for member, weights in zip(spec.members, files, strict=True)
     ]
     weights, priors = [member.weight for member in spec.members], [member.prior for member in spec.members]
     return SoftVotingEnsemble(members, weights=weights, priors=priors, rule=spec.rule).fit()
+
+
+def _classifier(spec: EnsembleSpec, member: MemberSpec, files: Sequence[Path], device: str) -> TrialClassifier:
+    priors, views = member.network_priors, spec.rule.views
+    return TrialClassifier(files, member.arch, spec.classes, priors=priors, device=device, views=views)
 
 
 def view_probas(ensemble: SoftVotingEnsemble, images: ImageSet) -> npt.NDArray[np.float64]:

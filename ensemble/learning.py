@@ -42,9 +42,14 @@ class Wanted(NamedTuple):
     min_sensitivity: Sequence[tuple[str, float]] = ()  # see `ensemble.operating.fit_points`
 
     @property
-    def most(self) -> int | None:
-        """Trials of an architecture that are looked at; None for all."""
+    def exactly(self) -> int | None:
+        """Trials that each architecture must have; None for however many."""
         return self.top_k if isinstance(self.top_k, int) else None
+
+    @property
+    def at_most(self) -> int | None:
+        """Trials of an architecture that are looked at; None for all."""
+        return MOST if self.top_k == "tied" else self.exactly
 
 
 class Learned(NamedTuple):
@@ -68,8 +73,9 @@ def learn(candidates: Selection, wanted: Wanted, command: str, see: See) -> Lear
     part, probs_MNC = (read_confirmed if confirmed else read_validation)(candidates.members)
     if wanted.top_k == "tied":
         candidates, probs_MNC = keep_tied(candidates, part, probs_MNC)
-    top_k = MOST if wanted.top_k == "tied" else wanted.most
-    fit, chooser = fit_members(candidates.members, part, probs_MNC, vote=wanted.vote, top_k=top_k, tau=wanted.tau)
+    fit, chooser = fit_members(
+        candidates.members, part, probs_MNC, vote=wanted.vote, top_k=wanted.at_most, tau=wanted.tau
+    )
     selection, voting = keep_voters(candidates, fit, wanted.vote)
     plain, told_MNC, plain_MNC, ways = fit, probs_MNC[voting], None, chooser.compared()
     if wanted.views != (1,) and not confirmed:

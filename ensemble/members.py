@@ -93,6 +93,7 @@ def choose_members(
     studies: Sequence[Study],
     *,
     top_k: int | None = 1,
+    at_most: int | None = None,
     archs: Sequence[str] = (),
     fit_to: FitTo = "validation",
     of_folds: bool = False,
@@ -103,7 +104,8 @@ def choose_members(
 
     Args:
         studies: Studies of the same data, split and classes.
-        top_k: Trials an architecture; None takes all.
+        top_k: Trials that each architecture must have; None takes those that it has.
+        at_most: Trials of an architecture, the best ones; None for no limit.
         archs: Architectures that take part, by the name that a search was given or timm's; empty for all that have a
             complete trial.
         fit_to: What trials are judged by: ``validation``, or what `search.confirm` found out of fold.
@@ -125,7 +127,7 @@ def choose_members(
         if not complete and not archs:
             left_out.append((arch, f"no trial of it is {_STATES[fit_to]} yet"))
             continue
-        for member in _take(arch, complete, top_k, fit_to):
+        for member in _take(arch, complete, top_k, fit_to)[:at_most]:
             chance = 1 / len(member.study.info["data"]["classes"])
             if member.recall_interval[0] > chance:
                 members.append(member)

@@ -95,15 +95,17 @@ def fit_points(
         The points, and which rows each flags (N,) by thresholds of the other folds.
 
     Raises:
-        InputError: Validation has no image of a class.
+        InputError: There are less than two lesions of a class.
     """
     points, flags = [], []
     for name, least in wanted:
         c = list(classes).index(name)
         probs_N, is_class_N = probs_NC[:, c], truth.labels_N == c
-        if not is_class_N.any():
+        lesions = len(np.unique(truth.groups_N[is_class_N]))
+        if lesions < 2:  # one to fit to, and one to see what that gives
             raise InputError(
-                f"`--min-sensitivity` must name a class of which validation has images, but got {name}. Leave it out."
+                f"`--min-sensitivity` must name a class of which there are two lesions to fit to, but of {name} there "
+                f"{'is one' if lesions else 'is none'}. Leave it out."
             )
         points.append(
             OperatingPoint(class_name=name, min_sensitivity=least, threshold=fit_threshold(probs_N, is_class_N, least))
@@ -123,7 +125,12 @@ def flag(points: Sequence[OperatingPoint], probs_NC: Floats, classes: Sequence[s
 def flag_columns(points: Sequence[OperatingPoint], probs_C: Sequence[float], classes: Sequence[str]) -> dict[str, int]:
     """Columns of a predictions file for one image: 1 where it is flagged."""
     flags = flag(points, np.asarray([probs_C]), classes)
-    return {f"flag_{point.class_name}": int(flagged[0]) for point, flagged in zip(points, flags, strict=True)}
+    return {flag_name(point): int(flagged[0]) for point, flagged in zip(points, flags, strict=True)}
+
+
+def flag_name(point: OperatingPoint) -> str:
+    """Name of the column that has a point's flags."""
+    return f"flag_{point.class_name}"
 
 
 def judge_flags(

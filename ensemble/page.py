@@ -132,7 +132,8 @@ def _classes(report: Report) -> Iterator[str]:
     ]
     yield bars(rows, report, chance=False)
     yield table_html(tables.class_scores(report), "numbers")
-    yield '<p class="soft">Precision: of the images that are taken for a class, the share that is of it. Specificity: '
+    yield '<p class="soft">Precision: of the images that are taken for a class, the share that is of it, which is '
+    yield "another one where the class is rarer or more frequent than here. Specificity: "
     yield "of all others, the share that is not taken for it. AUROC: how often an image of it ranks before another.</p>"
     if report.spec.data["grouped"]:
         yield '<p class="soft">Intervals: Wilson, with n = lesions: photographs of one lesion are not independent.</p>'
@@ -206,7 +207,10 @@ def _confusion(scores: Scores, classes: Sequence[str]) -> str:
 def _curves(report: Report) -> Iterator[str]:
     yield "<h2>How the members learned</h2>"
     yield "<p>A growing gap between training and validation marks overfitting. The weights are those "
-    yield "of the best epoch; its validation figures stand at the top right of each panel.</p>"
+    yield "of the best epoch; training figures are of augmented images and of weights on their way;"
+    if any(member.network_priors for member in report.spec.members):
+        yield " here networks vote that were trained again over folds, as far as that epoch;"
+    yield "  its validation figures stand at the top right of each panel.</p>"
     for member, history in zip(report.spec.members, report.histories, strict=True):
         alt = f"Loss, accuracy and macro recall of {member.name} over {len(history)} epochs"
         image = picture(plot_curves(history), alt, narrow=plot_curves(history, columns=1))

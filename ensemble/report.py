@@ -9,6 +9,7 @@ from ensemble.decision import choose
 from ensemble.evaluation import Evaluation
 from ensemble.isic import challenge_rows, tell_missing
 from ensemble.markdown import render_markdown
+from ensemble.operating import flag_name
 from ensemble.page import render_page
 from ensemble.predictions import told
 from ensemble.spec import EnsembleSpec
@@ -65,8 +66,13 @@ def metrics(report: Report) -> dict[str, Any]:
 def _predictions(evaluation: Evaluation, spec: EnsembleSpec) -> list[dict[str, Any]]:
     part, probs_NC, classes = evaluation.part, evaluation.probs_NC, spec.classes
     columns = zip(part.images, part.groups, part.labels, choose(probs_NC), probs_NC.tolist(), strict=True)
-    return [
+    rows = [
         {"image": image, "lesion": group, "true_class": classes[truth], "predicted": classes[predicted]}
         | told(spec, probs_C)
         for image, group, truth, predicted, probs_C in columns
     ]
+    for point, flags_N in zip(spec.operating_points, evaluation.flags, strict=True):
+        # On what a threshold was fitted to, the flags of the other folds' thresholds.
+        for row, flag in zip(rows, flags_N.tolist(), strict=True):
+            row[flag_name(point)] = int(flag)
+    return rows

@@ -38,6 +38,7 @@ _MEMBER = {
     "files": [str],
     "weight": NUMBER,
     "prior": [NUMBER],
+    "network_priors": [[NUMBER]],
     "recall": NUMBER,
     "recall_interval": (NUMBER, NUMBER),
     "best_epoch": int,
@@ -70,7 +71,8 @@ class MemberSpec:
         arch: Its architecture.
         files: The weights of its networks, relative to the ensemble's folder; what they believe is averaged.
         weight: Its weight in the vote.
-        prior: The class frequencies that it learned.
+        prior: The class frequencies that it learned, on average over its networks.
+        network_priors: Those of each network, where it has several.
         recall: Its macro recall on validation, or out of fold where it was confirmed, by which it was chosen.
         recall_interval: The 95 % interval of that.
         best_epoch: The epoch that its weights are of, counted from 0.
@@ -83,6 +85,7 @@ class MemberSpec:
     files: tuple[str, ...]
     weight: float
     prior: tuple[float, ...]
+    network_priors: tuple[tuple[float, ...], ...] = ()
     recall: float
     recall_interval: tuple[float, float]
     best_epoch: int
@@ -101,12 +104,13 @@ class MemberSpec:
             TypeError: A field is missing, unknown or of another type.
         """
         if "file" in fields:  # as format 1 has it
-            fields = {**fields, "files": [fields["file"]]}
+            fields = {**fields, "files": [fields["file"]], "network_priors": []}
             del fields["file"]
         if misfit := find_misfit(fields, _MEMBER):
             raise TypeError(misfit)
         arch, tuples = read_arch(fields["arch"]), ("files", "prior", "recall_interval")
-        return cls(**{**fields, "arch": arch, **{name: tuple(fields[name]) for name in tuples}})
+        priors = tuple(map(tuple, fields["network_priors"]))
+        return cls(**{**fields, "arch": arch, "network_priors": priors, **{n: tuple(fields[n]) for n in tuples}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +205,11 @@ class EnsembleSpec:
                     return f"the files of {member.name} must lie in its folder, but one is {file}"
             if not member.weight > 0:
                 return f"the weight of {member.name} must be above 0, but is {member.weight}"
-            if len(member.prior) != len(self.classes) or not all(0 <= share <= 1.001 for share in member.prior):
-                return f"the prior of {member.name} must be {len(self.classes)} numbers from 0 to 1"
+            for prior in (member.prior, *member.network_priors):
+                if len(prior) != len(self.classes) or not all(0 <= share <= 1.001 for share in prior):
+                    return f"the prior of {member.name} must be {len(self.classes)} numbers from 0 to 1"
+            if len(member.network_priors) != (len(member.files) if len(member.files) > 1 else 0):
+                return f"{member.name} must have a prior for each of its networks"
         if len({point.class_name for point in self.operating_points} & {*self.classes}) < len(self.operating_points):
             return "its operating points must be of its classes, each once"
         if not all(0 < point.min_sensitivity < 1 and 0 <= point.threshold <= 1 for point in self.operating_points):

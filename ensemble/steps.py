@@ -48,7 +48,8 @@ def fitted_note(report: Report) -> str:
         else "validation images,"
     )
     chosen = (
-        "The members' settings were chosen with a look at some of these images, so that a little optimism is left."
+        "Which trials may vote was chosen by all of these images, and their settings by some, so that a little "
+        "optimism is left; figures are of single networks."
         if report.is_confirmed
         else "The members and their epochs were chosen by these images: the figures are optimistic all the same."
     )

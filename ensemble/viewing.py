@@ -59,7 +59,7 @@ def fit_views(
     how = "as asked for" if len(offered) == 1 else f"{min(of_folds)} to {max(of_folds)} in {len(of_folds)} folds"
     steps = (
         *plain.steps[:-1],
-        measure("views", f"{taken}, {how}", told["corrected_NC"], truth),
+        measure("views", f"{taken}, {how}, tau {fits[taken].rule.tau:g}", told["corrected_NC"], truth),
         measure("temperature", fits[taken].steps[-1].value, told["probs_NC"], truth),
     )
     return dataclasses.replace(fits[taken], steps=steps, **told), plain

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.artifacts import TrialRecord
-from core.comparing import RESAMPLES, Contest, Difference, Optimism
+from core.comparing import RESAMPLES, Contest, Difference, Hits, Optimism
 from core.errors import InputError, few
 from core.metrics import correct_prior
 
@@ -36,11 +36,9 @@ class Verdict:
     optimism: Optimism | None
 
     @classmethod
-    def of(
-        cls, numbers: Sequence[int], labels_N: Rows, predictions_MN: Sequence[Rows], groups_N: Sequence[str]
-    ) -> "Verdict":
-        """Compares trials, the best first, by the classes that they predicted for the same images."""
-        contest = Contest(labels_N, np.stack(predictions_MN), groups_N)
+    def of(cls, numbers: Sequence[int], labels_N: Rows, hits_MN: Sequence[Hits], groups_N: Sequence[str]) -> "Verdict":
+        """Compares trials, the best first, by what they were right about; see `core.comparing.Contest`."""
+        contest = Contest(labels_N, np.asarray(hits_MN), groups_N)
         return cls(numbers=tuple(numbers), behind=tuple(contest.differences()), optimism=contest.optimism())
 
     @property
@@ -96,13 +94,13 @@ def judge_search(
         None without any trial. One whose probabilities are damaged or of other rows is left out, with a warning: it
         can't vote either, and a search that has ended well shall not fail over it.
     """
-    predictions: dict[int, Rows] = {}
+    hits: dict[int, Hits] = {}
     for record in ranked:
         try:
-            predictions[record.number] = _predictions(record, (len(labels_N), classes))
+            hits[record.number] = _predictions(record, (len(labels_N), classes)) == labels_N
         except InputError as error:
             _log.warning("trial %d is compared with none: %s", record.number, error)
-    return Verdict.of(list(predictions), labels_N, list(predictions.values()), groups_N) if predictions else None
+    return Verdict.of(list(hits), labels_N, list(hits.values()), groups_N) if hits else None
 
 
 def _predictions(record: TrialRecord, expected: tuple[int, int]) -> Rows:

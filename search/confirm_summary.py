@@ -12,10 +12,10 @@ from core.cli import write
 from core.comparing import Difference
 from core.config import TrainConfig
 from core.confirmed import ConfirmedTrial
-from core.errors import InputError, counted
-from core.metrics import correct_prior
+from core.errors import counted
+from core.metrics import Floats
 from search.choosing import Verdict
-from search.confirm_plan import Plan, Rows
+from search.confirm_plan import Plan
 from search.summary import in_columns
 
 _HEADER = ["trial", "search", "confirmed", "95 % interval", "", "behind", "95 % interval", "argmax", "epochs", "seeds"]
@@ -45,7 +45,7 @@ class Outcome:
         self.verdict: Verdict | None = None
         if self.trials:
             numbers = [trial.number for trial in self.trials]
-            self.verdict = Verdict.of(numbers, plan.labels_N, list(map(self._predict, self.trials)), plan.groups_N)
+            self.verdict = Verdict.of(numbers, plan.labels_N, list(map(self._hits, self.trials)), plan.groups_N)
 
     def _is_of(self, trial: ConfirmedTrial) -> bool:
         """Whether a trial is one of the study as it is now, and not one that had its number before."""
@@ -54,12 +54,10 @@ class Outcome:
             return False
         return TrainConfig.from_dict(trial.config) == TrainConfig.from_dict(record.config)
 
-    def _predict(self, trial: ConfirmedTrial) -> Rows:
-        probs_NC, classes = trial.oof_probs(), len(self.plan.study.manifest.classes)
-        if probs_NC.shape != (len(self.plan.rows_N), classes) or len(trial.priors[0]) != classes:
-            raise InputError(f"{trial.folder} must be of the rows in folds.csv, but is of others. Remove it.")
-        priors_FC = np.array(trial.priors)
-        return np.asarray(correct_prior(probs_NC, priors_FC[self.plan.fold_of_N]).argmax(1), np.int64)
+    def _hits(self, trial: ConfirmedTrial) -> Floats:
+        """The share of a trial's seeds that are right about each row."""
+        right_SN = trial.corrected(self.plan.fold_of_N).argmax(2) == self.plan.labels_N
+        return np.asarray(right_SN.mean(axis=0))
 
     @property
     def measured(self) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Trains the best trials of one study again over folds, and says what their recall is worth.
 
-Legend: N training and validation rows, F folds, C classes.
+Legend: S seeds, N training and validation rows, F folds, C classes.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from core.durations import in_words
 from core.errors import InputError, counted, one_line
 from core.evaluation import evaluate
 from core.learners import compiler_for
-from core.metrics import bootstrap_interval, confusion_matrix, correct_prior, macro_recall
+from core.metrics import LesionBootstrap, correct_prior
 from core.refit import Refitter
 from core.traindata import TrainData, TrainResult
 from core.trainer import CHECKPOINT_SHARE, NonFiniteLossError
@@ -113,6 +113,8 @@ class Confirmation:
             self._turn(refitter, missing[0])
             try:
                 each_s = refitter.measure_refit_s(candidate.config_of(missing[0].seed), candidate.recalls)
+            except NonFiniteLossError:
+                continue  # its runs will say so
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -196,9 +198,11 @@ class Confirmation:
             return
         if not seeds:
             return
-        classes = len(plan.study.manifest.classes)
-        probs_NC, priors_FC = self._average(seeds)
-        predictions_N = correct_prior(probs_NC, priors_FC[plan.fold_of_N]).argmax(1)
+        probs_SNC, priors_SFC = self._stack(seeds)
+        raw_SN = probs_SNC.argmax(2) == plan.labels_N
+        priors_SNC = priors_SFC[:, plan.fold_of_N]
+        hits_SN = np.stack(list(map(correct_prior, probs_SNC, priors_SNC))).argmax(2) == plan.labels_N
+        bootstrap = LesionBootstrap(plan.labels_N, plan.groups_N, len(plan.study.manifest.classes))
         trial = ConfirmedTrial(
             number=candidate.number,
             folder=self.folder.trial_folder(candidate.number),
@@ -206,26 +210,30 @@ class Confirmation:
             folds=folds,
             seeds=len(seeds),
             epochs=epochs,
-            recall=macro_recall(confusion_matrix(plan.labels_N, predictions_N, classes)),
-            recall_interval=bootstrap_interval(plan.labels_N, predictions_N, plan.groups_N, classes),
-            recall_argmax=macro_recall(confusion_matrix(plan.labels_N, probs_NC.argmax(1), classes)),
-            priors=tuple(map(tuple, priors_FC.tolist())),
+            recall=_mean_recall(hits_SN, plan.labels_N),
+            recall_interval=bootstrap.interval(hits_SN.mean(axis=0)),
+            recall_argmax=_mean_recall(raw_SN, plan.labels_N),
+            priors=tuple(tuple(map(tuple, of_seed)) for of_seed in priors_SFC.tolist()),
             elapsed_s=sum(run.elapsed_s for runs in seeds for run in runs),
         )
-        self.folder.write_trial(trial, probs_NC)
+        self.folder.write_trial(trial, probs_SNC)
         self.outcome().write()
 
-    def _average(
+    def _stack(
         self, seeds: Sequence[Sequence[ConfirmedRun]]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-        """Mean over seeds of the probabilities of all rows (N, C), and of the priors of all folds (F, C)."""
+        """The probabilities of all rows (S, N, C), and the priors of all runs (S, F, C)."""
         plan, classes = self.plan, len(self.plan.study.manifest.classes)
-        probs_NC, priors_FC = np.zeros((len(plan.rows_N), classes)), np.zeros((plan.wanted.folds, classes))
-        for runs in seeds:
+        probs_SNC = np.zeros((len(seeds), len(plan.rows_N), classes), np.float32)
+        for probs_NC, runs in zip(probs_SNC, seeds, strict=True):
             for fold, run in enumerate(runs):
                 out_N, probs = plan.fold_of_N == fold, run.probs()
                 if probs.shape != (np.count_nonzero(out_N), classes) or len(run.prior) != classes:
                     raise InputError(f"{run.folder} must be of the rows held out, but is of others. Remove it.")
-                probs_NC[out_N] += probs / len(seeds)
-                priors_FC[fold] += np.array(run.prior) / len(seeds)
-        return probs_NC.astype(np.float32), priors_FC
+                probs_NC[out_N] = probs
+        return probs_SNC, np.array([[run.prior for run in runs] for runs in seeds])
+
+
+def _mean_recall(hits_SN: npt.NDArray[np.bool_], labels_N: Rows) -> float:
+    """Macro recall of one network, the mean over seeds."""
+    return float(np.mean([hits_SN[:, labels_N == c].mean() for c in np.unique(labels_N)]))

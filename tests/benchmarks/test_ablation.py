@@ -49,7 +49,7 @@ def test_the_table_names_every_change_with_its_n() -> None:
     lines = markdown(compare(RUNS, ["ema-1", "last-3", "mixup-0.2"])).splitlines()
     assert lines[2] == "| base | | 0.600 | | | | 1 |"
     assert lines[3] == "| ema-1 | ema=1.0 | 0.620 | +2.0 | -0.5 to +4.5 | 3 of 3 | 1.10 × |"
-    assert lines[4] == "| last-3 | ema=1.0 | 0.580 | -2.0 |  | 0 of 1 | 1.00 × |"
+    assert lines[4] == "| last-3 | ema=1.0 | 0.580 | -2.0 |  | 0 of 1, 1 failed | 1.00 × |"
     assert len(lines) == 5, "what was never run has no row"
 
 

@@ -28,7 +28,7 @@ def test_lesions_are_drawn_as_for_a_single_interval(seed: int) -> None:
     labels = np.concatenate([np.arange(3), rng.integers(0, 3, 40)])
     groups = [f"{label} {lesion}" for label, lesion in zip(labels, rng.integers(0, 9, 43), strict=True)]
     predictions = rng.integers(0, 3, 43)
-    _, behind = Contest(labels, np.stack([labels, predictions]), groups).differences()
+    _, behind = Contest(labels, np.stack([labels, predictions]) == labels, groups).differences()
     low, high = bootstrap_interval(labels, predictions, groups, 3, resamples=RESAMPLES)
     assert behind.value == pytest.approx(1 - macro_recall(confusion_matrix(labels, predictions, 3)))
     np.testing.assert_allclose(behind.interval, (1 - high, 1 - low), atol=1e-12)
@@ -37,7 +37,7 @@ def test_lesions_are_drawn_as_for_a_single_interval(seed: int) -> None:
 def test_equal_classifiers_are_tied_and_a_clearly_worse_one_is_not() -> None:
     rng = np.random.default_rng(0)
     good, worse = predict(rng, LABELS, 0.8), predict(rng, LABELS, 0.6)
-    itself, twin, other = Contest(LABELS, np.stack([good, good, worse]), GROUPS).differences()
+    itself, twin, other = Contest(LABELS, np.stack([good, good, worse]) == LABELS, GROUPS).differences()
     assert [itself.is_tie, twin.is_tie, other.is_tie] == [True, True, False]
     assert twin == (0, (0, 0))
     assert 0 < other.interval.low < other.value < other.interval.high
@@ -47,9 +47,17 @@ def test_pairing_tells_apart_what_intervals_of_each_would_not() -> None:
     rng = np.random.default_rng(0)
     good = predict(rng, LABELS, 0.7)
     worse = np.where(np.arange(len(LABELS)) % 25 == 0, (LABELS + 1) % 3, good)  # wrong where the other is, and more
-    assert not Contest(LABELS, np.stack([good, worse]), GROUPS).differences()[1].is_tie
+    assert not Contest(LABELS, np.stack([good, worse]) == LABELS, GROUPS).differences()[1].is_tie
     best, second = (bootstrap_interval(LABELS, each, GROUPS, 3) for each in (good, worse))
     assert best.low < second.high
+
+
+def test_one_that_stands_for_several_is_as_good_as_they_are_on_average() -> None:
+    rng = np.random.default_rng(0)
+    first, second, best = (predict(rng, LABELS, recall) == LABELS for recall in (0.7, 0.6, 0.8))
+    alone = [Contest(LABELS, np.stack([best, each]), GROUPS).differences()[1].value for each in (first, second)]
+    both = Contest(LABELS, np.stack([best, (first + second.astype(float)) / 2]), GROUPS).differences()[1]
+    assert both.value == pytest.approx(np.mean(alone))
 
 
 def mean_optimism(recalls: list[float], *, studies: int = 40) -> float:
@@ -57,7 +65,7 @@ def mean_optimism(recalls: list[float], *, studies: int = 40) -> float:
     rng, values = np.random.default_rng(0), []
     for _ in range(studies):
         predictions = rank(LABELS, [predict(rng, LABELS, recall) for recall in recalls])
-        optimism = Contest(LABELS, np.stack(predictions), GROUPS, resamples=300).optimism()
+        optimism = Contest(LABELS, np.stack(predictions) == LABELS, GROUPS, resamples=300).optimism()
         assert optimism is not None
         assert optimism.interval.low < optimism.value < optimism.interval.high
         values.append(optimism.value)
@@ -82,10 +90,10 @@ def test_optimism_of_a_few_that_are_better_is_that_of_choosing_among_these() -> 
 
 def test_where_nothing_is_chosen_or_nothing_left_out_there_is_no_optimism() -> None:
     rng = np.random.default_rng(0)
-    assert Contest(LABELS, predict(rng, LABELS, 0.7)[None], GROUPS).optimism() is None
+    assert Contest(LABELS, predict(rng, LABELS, 0.7)[None] == LABELS, GROUPS).optimism() is None
     labels = np.array([0, 0, 1, 2])
     predictions = np.array([[0, 1, 1, 2], [1, 1, 1, 2]])
-    assert Contest(labels, predictions, ["a", "a", "b", "c"]).optimism() is None
+    assert Contest(labels, predictions == labels, ["a", "a", "b", "c"]).optimism() is None
 
 
 def test_fifty_trials_on_1500_rows_take_no_second() -> None:
@@ -94,7 +102,7 @@ def test_fifty_trials_on_1500_rows_take_no_second() -> None:
     groups = [str(lesion) for lesion in rng.integers(0, 1100, 1500)]
     predictions = np.stack(rank(labels, [predict(rng, labels, 0.7) for _ in range(50)]))
     start = time.process_time()
-    contest = Contest(labels, predictions, groups)
+    contest = Contest(labels, predictions == labels, groups)
     contest.differences()
     contest.optimism()
     assert time.process_time() - start < 1

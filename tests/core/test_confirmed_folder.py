@@ -37,7 +37,7 @@ def trial_of(folder: ConfirmedFolder, **changes: object) -> ConfirmedTrial:
         recall=0.625,
         recall_interval=(0.5, 0.75),
         recall_argmax=0.5,
-        priors=((0.9, 0.1), (0.8, 0.2)),
+        priors=(((0.9, 0.1), (0.8, 0.2)),),
         elapsed_s=7.0,
     )
     return dataclasses.replace(made, **changes)
@@ -66,10 +66,20 @@ def test_a_trial_survives_writing_and_reading_beside_its_runs(folder: ConfirmedF
     folder.write_run(run_of(folder), PROBS, None)
     assert folder.read_trials() == []
     for seeds in (1, 2):
-        folder.write_trial(trial_of(folder, seeds=seeds), PROBS)
-        assert folder.read_trials() == [trial_of(folder, seeds=seeds)]
-    np.testing.assert_array_equal(folder.read_trials()[0].oof_probs(), PROBS)
+        trial = trial_of(folder, seeds=seeds, priors=seeds * trial_of(folder).priors)
+        folder.write_trial(trial, np.stack(seeds * [PROBS]))
+        assert folder.read_trials() == [trial]
+    np.testing.assert_array_equal(folder.read_trials()[0].oof_probs(), np.stack([PROBS, PROBS]))
     assert folder.read_run(12, 1, 0) is not None
+
+
+def test_a_run_that_is_made_again_takes_what_its_trial_amounts_to_with_it(folder: ConfirmedFolder) -> None:
+    folder.write_run(run_of(folder), PROBS, None)
+    folder.write_trial(trial_of(folder), PROBS[None])
+    assert folder.has_trials
+    folder.write_run(run_of(folder), PROBS[::-1], None)
+    assert folder.read_trials() == []
+    assert not folder.has_trials
 
 
 def test_folds_and_summary_survive_writing_and_reading(folder: ConfirmedFolder) -> None:
@@ -110,16 +120,17 @@ def test_a_link_in_its_place_is_refused(folder: ConfirmedFolder, tmp_path: Path)
     [
         ({"recall": 1.5}, "a recall is out of 0 to 1"),
         ({"number": 3}, "it says that it is trial 3"),
-        ({"folds": 3}, "it has 2 priors for 3 folds"),
-        ({"priors": [[0.9, 0.1], [0.8]]}, "of different lengths"),
-        ({"priors": [[0.9, "0.1"]]}, "priors.0.1 is '0.1' and not of type"),
+        ({"folds": 3}, "its priors aren't one for each seed and fold"),
+        ({"seeds": 2}, "its priors aren't one for each seed and fold"),
+        ({"priors": [[[0.9, 0.1], [0.8]]]}, "of different lengths"),
+        ({"priors": [[[0.9, "0.1"]]]}, "priors.0.0.1 is '0.1' and not of type"),
         ({"elapsed_s": -1}, "a number is below 0"),
         ({"format": 99}, "must be of format 1 or older"),
     ],
 )
 def test_a_damaged_trial_is_refused(folder: ConfirmedFolder, changes: dict[str, object], fault: str) -> None:
     folder.write_run(run_of(folder), PROBS, None)
-    folder.write_trial(trial_of(folder), PROBS)
+    folder.write_trial(trial_of(folder), PROBS[None])
     file = folder.trial_folder(12) / "complete.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(InputError, match=fault):

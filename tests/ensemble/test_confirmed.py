@@ -69,10 +69,10 @@ def confirm(studies: Studies, name: str, number: int, recall: float, *, sure: fl
             recall=recall,
             recall_interval=(recall - 0.02, recall + 0.02),
             recall_argmax=recall,
-            priors=PRIORS,
+            priors=(PRIORS,),
             elapsed_s=2.0,
         ),
-        probs_NC,
+        probs_NC[None],
     )
 
 
@@ -115,7 +115,7 @@ def test_each_row_is_brought_from_the_prior_of_its_fold_to_that_of_the_member(st
     assert member.confirmed is not None
     for row in (0, 1):
         corrected = correct_prior(probs_MNC[0, row : row + 1], np.asarray(member.prior))
-        expected = correct_prior(member.confirmed.oof_probs()[row : row + 1], np.asarray(PRIORS[row]))
+        expected = correct_prior(member.confirmed.oof_probs()[0, row : row + 1], np.asarray(PRIORS[row]))
         np.testing.assert_allclose(corrected, expected, rtol=1e-5)
 
 
@@ -135,7 +135,10 @@ def test_the_networks_of_the_folds_vote_in_place_of_their_trial(studies: Studies
             single.models_ = [network]
             alone.append(single.predict_views(images))
     assert both_VNC.shape == (4, 3, 3)
-    np.testing.assert_allclose(both_VNC, np.mean(alone, axis=0), atol=1e-6)
+    # By the member's prior, as any other: the mean of what each network says by its own.
+    for both_NC, first_NC, second_NC in zip(both_VNC, *alone, strict=True):
+        expected = (correct_prior(first_NC, np.array(PRIORS[0])) + correct_prior(second_NC, np.array(PRIORS[1]))) / 2
+        np.testing.assert_allclose(correct_prior(both_NC, np.array(member["prior"])), expected, atol=1e-6)
     assert not np.allclose(alone[0], alone[1], atol=1e-3)
     assert build(studies, "--fit-to", "confirmed", "--no-test") == 0  # its own files don't stand in the way
 
@@ -149,6 +152,10 @@ def test_who_could_fit_to_more_lesions_is_told_so(studies: Studies, capsys: pyte
     ("words", "sentence"),
     [
         (["--members", "folds"], "`--members folds` must be given with --fit-to confirmed"),
+        (
+            ["--fit-to", "confirmed", "--members", "folds", "--min-sensitivity", "mel=0.9"],
+            "`--min-sensitivity` must not be given with --fit-to confirmed and --members folds",
+        ),
         (["--fit-to", "confirmed", "--views", "auto"], "`--views` must be a number with --fit-to confirmed"),
         (["--fit-to", "confirmed", "--top-k", "3"], "`--top-k` must be at most 2, the confirmed trials of"),
         (["--fit-to", "confirmed", "--no-test", "--data", "x"], "`--data` must not be given with --no-test"),
@@ -186,6 +193,6 @@ def test_other_folds_and_damaged_probabilities_are_refused(
     assert build(studies, "--fit-to", "confirmed", "--no-test") == 2
     assert "must have been confirmed over the same folds" in capsys.readouterr().err
     folder.write_folds(rows)
-    np.save(folder.trial_folder(0) / "oof_probs.npy", np.ones((3, 3), np.float32) / 3)
+    np.save(folder.trial_folder(0) / "oof_probs.npy", np.ones((1, 3, 3), np.float32) / 3)
     assert build(studies, "--fit-to", "confirmed", "--no-test") == 2
-    assert "images of folds.csv beside it, but doesn't" in capsys.readouterr().err
+    assert "it is of other rows than those in folds.csv" in capsys.readouterr().err

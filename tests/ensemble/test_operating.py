@@ -81,7 +81,8 @@ def test_unknown_classes_and_those_named_twice_are_refused() -> None:
         check_classes([("mel", 0.9), ("nv", 0.8), ("mel", 0.8)], CLASSES)
 
 
-def test_class_without_validation_images_is_refused() -> None:
-    truth = Truth.of([1, 1], ["x", "y"], 2)
-    with pytest.raises(InputError, match="must name a class of which validation has images, but got mel"):
+@pytest.mark.parametrize(("labels", "groups", "number"), [([1, 1], "xy", "none"), ([0, 0, 1], "xxy", "one")])
+def test_class_of_less_than_two_lesions_is_refused(labels: list[int], groups: str, number: str) -> None:
+    truth = Truth.of(labels, list(groups), 2)
+    with pytest.raises(InputError, match=f"there are two lesions to fit to, but of mel there is {number}"):
         fit_points([("mel", 0.9)], np.full((2, 2), 0.5), truth, CLASSES)

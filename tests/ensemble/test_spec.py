@@ -133,6 +133,8 @@ def test_damage_is_told_with_its_reason(
         ({"files": ["a", "/etc/passwd"]}, "must lie in its folder"),
         ({"files": 3}, "files is not a list"),
         ({"files": []}, "has no weights"),
+        ({"files": ["a", "b"]}, "must have a prior for each of its networks"),
+        ({"files": ["a", "b"], "network_priors": [[0.2, 0.8], [2, 0.8]]}, "the prior of a #3 must be 2 numbers"),
         ({"arch": {**dataclasses.asdict(ARCH), "timm_name": "hf-hub:x/y"}}, "must be a timm model, but is hf-hub:x/y"),
         ({"arch": {**dataclasses.asdict(ARCH), "timm_name": 3}}, "arch: timm_name is 3 and not of type str"),
         ({"weight": 0}, "must be above 0"),

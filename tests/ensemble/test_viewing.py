@@ -45,7 +45,7 @@ def test_number_that_is_asked_for_is_taken_whatever_it_gives() -> None:
     views_VMNC, truth = seen([2.0, 0, 0, 0], rows=300)
     fit, _ = fit_views(views_VMNC, PRIORS_MC, truth, equal, offered=(4,))
     assert fit.rule.views == 4
-    assert fit.steps[-2].value == "4, as asked for"
+    assert fit.steps[-2].value == "4, as asked for, tau 1"
     expected_NC = views_VMNC.mean(axis=(0, 1))
     assert (choose(fit.corrected_NC) == choose(expected_NC)).mean() == pytest.approx(1)
 

@@ -147,11 +147,11 @@ def _confirm(folder: ConfirmedFolder, probs_NC: np.ndarray) -> None:
     run = ConfirmedRun(folder=folder.run_folder(0, 1, 0), prior=(0.3, 0.3, 0.4), **common)
     folder.write_run(run, probs_NC[::2], None)
     recalls = {"recall": 0.9, "recall_interval": (0.8, 1.0), "recall_argmax": 0.8}
-    priors = ((0.3, 0.3, 0.4), (0.2, 0.4, 0.4))
+    priors = (((0.3, 0.3, 0.4), (0.2, 0.4, 0.4)),)
     trial = ConfirmedTrial(
         number=0, folder=folder.trial_folder(0), folds=2, seeds=1, priors=priors, **recalls, **common
     )
-    folder.write_trial(trial, probs_NC)
+    folder.write_trial(trial, probs_NC[None])
 
 
 @cache

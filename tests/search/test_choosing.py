@@ -76,7 +76,7 @@ def test_without_trials_there_is_no_verdict() -> None:
 
 def test_many_ties_are_counted_and_some_of_them_named() -> None:
     predictions = [predict(0.8, 0)] * 20
-    verdict = Verdict.of(list(range(20)), LABELS, predictions, GROUPS)
+    verdict = Verdict.of(list(range(20)), LABELS, np.stack(predictions) == LABELS, GROUPS)
     assert "are 19 of 19 others: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 7 more." in verdict.explain_ties()
 
 
