@@ -16,6 +16,7 @@ from search.setup import Setup, prepare
 from tests.search.test_run import SMALL, search
 
 
+@pytest.mark.slow
 def test_a_short_storm_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "chaos.json"
     words = ["--workers", "2", "--trials", "3", "--kills", "2", "--epochs", "40", "--images", "120", "--seed", "1"]

@@ -190,6 +190,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_ffcv_is_imported_to_write_a_beton_and_not_to_read_it(tmp_path: Path) -> None:
     images = write_demo(tmp_path / "demo", images=60, width=64, height=48, workers=1)
     script = tmp_path / "ask_again.py"

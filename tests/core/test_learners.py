@@ -126,6 +126,7 @@ def test_the_graph_of_whole_batches_serves_parts_of_them() -> None:
     assert found == {"same": True, "graphs": 1}
 
 
+@pytest.mark.slow
 def test_one_graph_serves_all_rates_of_stochastic_depth() -> None:
     found, _ = run(PATHS)
     assert found == {"same": True, "graphs": 2}, "one without it, and one for all rates"

@@ -300,7 +300,9 @@ def test_a_stopped_trial_continues_under_the_pruner_that_was_asked_for(
     assert set(judges) == {judge}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT, signal.SIGKILL]
+)
 def test_a_search_survives_signals(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "search.run", *SMALL, "--data", str(images), "--studies", str(tmp_path)]
     command += ["--trials", "2", "--epochs", "400", "--patience", "0"]
