@@ -23,7 +23,7 @@ from search.file_leases import FileLeases
 from tests.postgres import server
 from tests.search.test_workers import NAME, ROOT, start, trials_of, wait_for
 
-EPOCHS, TRIALS = 60, 3
+EPOCHS, TRIALS = 30, 3
 
 
 @contextmanager

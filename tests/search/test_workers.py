@@ -123,6 +123,7 @@ def test_workers_end_with_their_search(images: Path, tmp_path: Path, number: sig
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_the_same_command_typed_twice_joins_the_search(images: Path, tmp_path: Path) -> None:
     words = ("--epochs", 30, "--trials", 4)
     with start(images, tmp_path, *words) as first, start(images, tmp_path, *words) as second:
