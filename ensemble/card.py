@@ -14,11 +14,13 @@ def card(report: Report) -> Table:
     seen = [row for row in scores.per_class if row.recall is not None]
     worst = min(seen, key=lambda row: row.recall or 0)
     fewest = min(seen, key=lambda row: row.lesions)
-    kind = "procedural images" if spec.demo else "images of the kind, the devices and the clinics"
+    kind = (
+        "procedural images" if spec.demo else "images of the kind, from the devices and clinics that it learned from,"
+    )
     rows = [
         (
             "Made for",
-            f"Research: giving {kind} that it learned from one of {len(spec.classes)} classes, for a person to check.",
+            f"Research: sorting {kind} into {len(spec.classes)} classes, for a person to check.",
         ),
         (
             "Not made for",
