@@ -4,6 +4,7 @@ Light, because command lines import it before they have parsed anything.
 """
 
 import argparse
+import dataclasses
 import os
 import shlex
 from collections.abc import Sequence
@@ -63,6 +64,27 @@ class DataSpec:
         if not (isinstance(columns, dict) and all(isinstance(name, str) for name in columns.values())):
             raise TypeError("columns must be names")
         return cls(tuple(map(Path, places)), Columns(**columns))
+
+    @classmethod
+    def recorded(cls, data: dict[str, Any], moved: Sequence[Path], *, study: str) -> Self:
+        """What a search was told, from the `data` of its `study.json`.
+
+        Args:
+            data: Has at least `root`, the only place in those that older versions wrote.
+            moved: Where the places are now, in the same order; none if they haven't moved.
+            study: Name of the study.
+
+        Raises:
+            TypeError, KeyError: The data aren't of this shape.
+            InputError: There are more or fewer places than the search was given.
+        """
+        spec = cls.from_dict({"places": [data["root"]], "columns": {}, **data})
+        if moved and len(moved) != len(spec.places):
+            raise InputError(
+                f"`--data` must be given {len(spec.places)} times, as for the search of {study}, but was given "
+                f"{len(moved)} times. Give them in the same order."
+            )
+        return dataclasses.replace(spec, places=tuple(moved)) if moved else spec
 
     @property
     def flags(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import InputError
+from ensemble.decision import put_prior
 from ensemble.members import Member
 from ensemble.parts import Part
 from ensemble.studies import Study
@@ -64,5 +65,5 @@ def _as_member(member: Member, fold_N: Folds) -> npt.NDArray[np.float32]:
     """
     assert member.confirmed is not None, "chosen for having been confirmed"
     corrected_SNC = member.confirmed.corrected(fold_N)
-    told_NC = corrected_SNC[: None if member.runs else 1].mean(axis=0) * np.asarray(member.prior)
-    return np.asarray(told_NC / told_NC.sum(axis=1, keepdims=True), np.float32)
+    seen_NC = corrected_SNC[: None if member.runs else 1].mean(axis=0)
+    return put_prior(seen_NC, np.asarray(member.prior)).astype(np.float32)

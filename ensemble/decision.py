@@ -112,9 +112,14 @@ def pool(probs_KNC: Floats, priors_KC: Floats) -> npt.NDArray[np.float64]:
         probs_KNC: What each believes, uncorrected.
         priors_KC: The class frequencies that each learned.
     """
-    mean_NC = correct_members(probs_KNC, priors_KC).mean(axis=0) * np.mean(priors_KC, axis=0)
-    pooled_NC: npt.NDArray[np.float64] = mean_NC / mean_NC.sum(axis=1, keepdims=True)
-    return pooled_NC
+    return put_prior(correct_members(probs_KNC, priors_KC).mean(axis=0), np.mean(priors_KC, axis=0))
+
+
+def put_prior(corrected_NC: Floats, prior_C: Floats) -> npt.NDArray[np.float64]:
+    """Undoes a correction by p / prior: probabilities (N, C) that this prior corrects to those given."""
+    weighted_NC = np.asarray(corrected_NC, np.float64) * prior_C
+    told_NC: npt.NDArray[np.float64] = weighted_NC / weighted_NC.sum(axis=1, keepdims=True)
+    return told_NC
 
 
 def choose(probs_NC: Floats) -> npt.NDArray[np.int64]:

@@ -19,8 +19,7 @@ def render_markdown(report: Report) -> str:
 
 def _lines(report: Report) -> Iterator[str]:
     scores, spec = report.judged.blend, report.spec
-    known = "what confirmed trials said out of fold" if report.is_confirmed else "validation"
-    yield f"# Ensemble report: {'sealed test split' if report.test else f'{known} only'}\n"
+    yield f"# Ensemble report: {'sealed test split' if report.test else f'{report.fit_name} only'}\n"
     if spec.demo:
         yield "**DEMO. Procedural images; these figures say nothing about real lesions.**\n"
     interval = f"95% interval {span(scores.interval)}; {report.sample}"
@@ -37,7 +36,7 @@ def _lines(report: Report) -> Iterator[str]:
     for name, reason in spec.left_out:
         yield f"Left out: {_escape(name)}, {_escape(reason)}.\n"
     if report.spec.fitted:
-        yield f"## Fitted to {known}\n"
+        yield f"## Fitted to {report.fit_name}\n"
         yield f"{_escape(steps.fitted_note(report))}\n"
         yield from _table(steps.fitted(report))
         if steps.ways(report).rows:

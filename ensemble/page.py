@@ -36,7 +36,7 @@ def render_page(report: Report) -> str:
 def _header(report: Report) -> Iterator[str]:
     if report.spec.demo:
         yield '<div class="stamp"><b>DEMO</b> Procedural images; these figures say nothing about real lesions.</div>'
-    part = "sealed test split" if report.test else f"{_known(report)} only, test split left sealed"
+    part = "sealed test split" if report.test else f"{report.fit_name} only, test split left sealed"
     numbers = Counter(member.arch.name for member in report.spec.members)
     of_each = ", ".join(f"{number} {name}" for name, number in numbers.items())
     members = f"{counted(numbers.total(), 'member')}: {of_each}"
@@ -60,10 +60,6 @@ def _sections(report: Report) -> Iterator[str]:
     for section in (*figures, _curves, _findings, _card, _members, _data, _reproduce):
         if text := "".join(section(report)):
             yield f"<section>{text}</section>"
-
-
-def _known(report: Report) -> str:
-    return "what confirmed trials said out of fold" if report.is_confirmed else "validation"
 
 
 def _result(report: Report) -> Iterator[str]:
@@ -115,7 +111,7 @@ def _classifiers(report: Report) -> Iterator[str]:
 
 def _fitted(report: Report) -> Iterator[str]:
     if report.spec.fitted:
-        yield f"<h2>Fitted to {_known(report)}</h2><p>{escape(steps.fitted_note(report))}</p>"
+        yield f"<h2>Fitted to {report.fit_name}</h2><p>{escape(steps.fitted_note(report))}</p>"
         yield table_html(steps.fitted(report), "numbers")
         if steps.ways(report).rows:
             yield f"<p>{escape(steps.ways_note())}</p>{table_html(steps.ways(report), 'numbers')}"

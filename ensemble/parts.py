@@ -145,18 +145,11 @@ def find_part(study: Study, name: str, places: Sequence[Path] = ()) -> tuple[Man
 
 def _spec_of(study: Study, places: Sequence[Path]) -> DataSpec:
     """What the search was told of its data; `places` take the place of its places."""
-    data = study.info["data"]
     try:
-        spec = DataSpec.from_dict({"places": [data["root"]], "columns": {}, **data})
+        return DataSpec.recorded(study.info["data"], places, study=study.folder.name)
     except (KeyError, TypeError) as error:
         path = study.folder.root / "study.json"
         raise InputError(f"{path} must tell where the data are, but it is damaged ({error}). Restore it.") from error
-    if places and len(places) != len(spec.places):
-        raise InputError(
-            f"`--data` must be given {len(spec.places)} times, as for the search of {study.folder.name}, but was "
-            f"given {len(places)} times. Give them in the same order."
-        )
-    return dataclasses.replace(spec, places=tuple(places)) if places else spec
 
 
 def _damaged(study: Study, reason: str) -> InputError:

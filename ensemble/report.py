@@ -11,7 +11,7 @@ from ensemble.isic import challenge_rows, tell_missing
 from ensemble.markdown import render_markdown
 from ensemble.operating import flag_name
 from ensemble.page import render_page
-from ensemble.predictions import told
+from ensemble.predictions import probability_columns
 from ensemble.spec import EnsembleSpec
 from ensemble.tables import Report
 
@@ -68,11 +68,11 @@ def _predictions(evaluation: Evaluation, spec: EnsembleSpec) -> list[dict[str, A
     columns = zip(part.images, part.groups, part.labels, choose(probs_NC), probs_NC.tolist(), strict=True)
     rows = [
         {"image": image, "lesion": group, "true_class": classes[truth], "predicted": classes[predicted]}
-        | told(spec, probs_C)
+        | probability_columns(spec, probs_C)
         for image, group, truth, predicted, probs_C in columns
     ]
     for point, flags_N in zip(spec.operating_points, evaluation.flags, strict=True):
-        # On what a threshold was fitted to, the flags of the other folds' thresholds.
+        # Where thresholds were fitted to these images, the flags are those of the other folds' thresholds.
         for row, flag in zip(rows, flags_N.tolist(), strict=True):
             row[flag_name(point)] = int(flag)
     return rows

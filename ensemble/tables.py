@@ -62,6 +62,11 @@ class Report:
         return self.spec.fitted.get("fit_to") == "confirmed"
 
     @property
+    def fit_name(self) -> str:
+        """What it was fitted to, as headings call it."""
+        return "what confirmed trials said out of fold" if self.is_confirmed else "validation"
+
+    @property
     def fitted_to(self) -> str:
         """The images that it was fitted to."""
         return "training and validation, out of fold" if self.is_confirmed else "validation (optimistic)"

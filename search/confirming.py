@@ -5,7 +5,7 @@ Legend: S seeds, N training and validation rows, F folds, C classes.
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,7 +19,7 @@ from core.durations import in_words
 from core.errors import InputError, counted, one_line
 from core.evaluation import evaluate
 from core.learners import compiler_for
-from core.metrics import LesionBootstrap, correct_prior
+from core.metrics import Floats, LesionBootstrap, confusion_matrix, correct_prior, macro_recall
 from core.refit import Refitter
 from core.traindata import TrainData, TrainResult
 from core.trainer import CHECKPOINT_SHARE, NonFiniteLossError
@@ -199,10 +199,10 @@ class Confirmation:
         if not seeds:
             return
         probs_SNC, priors_SFC = self._stack(seeds)
-        raw_SN = probs_SNC.argmax(2) == plan.labels_N
-        priors_SNC = priors_SFC[:, plan.fold_of_N]
-        hits_SN = np.stack(list(map(correct_prior, probs_SNC, priors_SNC))).argmax(2) == plan.labels_N
-        bootstrap = LesionBootstrap(plan.labels_N, plan.groups_N, len(plan.study.manifest.classes))
+        classes = len(plan.study.manifest.classes)
+        corrected_SNC = list(map(correct_prior, probs_SNC, priors_SFC[:, plan.fold_of_N]))
+        hits_SN = np.stack(corrected_SNC).argmax(2) == plan.labels_N
+        bootstrap = LesionBootstrap(plan.labels_N, plan.groups_N, classes)
         trial = ConfirmedTrial(
             number=candidate.number,
             folder=self.folder.trial_folder(candidate.number),
@@ -210,9 +210,9 @@ class Confirmation:
             folds=folds,
             seeds=len(seeds),
             epochs=epochs,
-            recall=_mean_recall(hits_SN, plan.labels_N),
+            recall=_mean_recall(corrected_SNC, plan.labels_N),
             recall_interval=bootstrap.interval(hits_SN.mean(axis=0)),
-            recall_argmax=_mean_recall(raw_SN, plan.labels_N),
+            recall_argmax=_mean_recall(probs_SNC, plan.labels_N),
             priors=tuple(tuple(map(tuple, of_seed)) for of_seed in priors_SFC.tolist()),
             elapsed_s=sum(run.elapsed_s for runs in seeds for run in runs),
         )
@@ -234,6 +234,6 @@ class Confirmation:
         return probs_SNC, np.array([[run.prior for run in runs] for runs in seeds])
 
 
-def _mean_recall(hits_SN: npt.NDArray[np.bool_], labels_N: Rows) -> float:
+def _mean_recall(probs_SNC: Iterable[Floats], labels_N: Rows) -> float:
     """Macro recall of one network, the mean over seeds."""
-    return float(np.mean([hits_SN[:, labels_N == c].mean() for c in np.unique(labels_N)]))
+    return float(np.mean([macro_recall(confusion_matrix(labels_N, p.argmax(1), p.shape[1])) for p in probs_SNC]))

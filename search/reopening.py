@@ -134,16 +134,9 @@ def read_info(folder: StudyFolder) -> dict[str, Any]:
 def _find_data(folder: StudyFolder, data: dict[str, Any], places: Sequence[Path]) -> DataSpec:
     """Where the study's data are; `places` take the place of its own."""
     try:
-        spec = DataSpec.from_dict({"places": [data["root"]], "columns": {}, **data})
+        spec = DataSpec.recorded(data, places, study=folder.name)
     except (KeyError, TypeError) as error:
         raise _damaged(folder, str(error)) from error
-    if places and len(places) != len(spec.places):
-        raise InputError(
-            f"`--data` must be given {len(spec.places)} times, as for the search of {folder.name}, but was given "
-            f"{len(places)} times. Give them in the same order."
-        )
-    if places:
-        spec = dataclasses.replace(spec, places=tuple(places))
     if gone := [place for place in spec.places if not place.exists()]:
         raise InputError(
             f"The data of {folder.name} must exist, but {gone[0]} does not. Say with --data where it is now."

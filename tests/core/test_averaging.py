@@ -13,13 +13,9 @@ from core.checkpoint import CheckpointError
 from core.config import TrainConfig
 from core.files import read_tensors_with_metadata, write_tensors
 from core.trainer import EpochResult, Trainer
-from tests.fixtures.colours import colour_config, colour_trainer, go_on, without_times
+from tests.fixtures.colours import PowerCut, colour_config, colour_trainer, go_on, without_times
 
 AVERAGES = [{"ema": 0.7}, {"average_last": 2}]
-
-
-class PowerCut(Exception):
-    """Ends a run in the middle of an epoch."""
 
 
 @pytest.fixture(scope="module")

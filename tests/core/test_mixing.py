@@ -13,17 +13,13 @@ from hypothesis import strategies as st
 from core.activations import Activations, MemoryTier
 from core.config import TrainConfig
 from core.mixing import BatchMix, mix_epoch
-from core.trainer import EpochResult, Trainer
-from tests.fixtures.colours import CPU, colour_config, colour_trainer, go_on, without_times
+from core.trainer import Trainer
+from tests.fixtures.colours import CPU, colour_config, colour_trainer, go_on, resumed_after_a_cut, without_times
 
 
 @pytest.fixture(scope="module")
 def trainer() -> Trainer:
     return colour_trainer()
-
-
-class PowerCut(Exception):
-    """Ends a run in the middle of an epoch."""
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -100,13 +96,7 @@ def test_an_interrupted_run_blends_the_same_images(trainer: Trainer, tmp_path: P
     wanted = colour_config(trainer, mixup=0.4, rebalance=0.5)
     undisturbed = trainer.train(wanted, go_on)
 
-    def cut(result: EpochResult) -> None:
-        if result.epoch == 1:
-            raise PowerCut
-
-    with pytest.raises(PowerCut):
-        trainer.train(wanted, cut, checkpoint_file=tmp_path / "running")
-    resumed = trainer.train(wanted, go_on, checkpoint_file=tmp_path / "running")
+    resumed = resumed_after_a_cut(trainer, wanted, tmp_path / "running")
     assert without_times(resumed.history) == without_times(undisturbed.history)
 
 

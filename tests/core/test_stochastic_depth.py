@@ -12,17 +12,13 @@ from core.backbones import build_classifier, drop_path_shares
 from core.errors import InputError
 from core.microbatches import keeps_images_apart
 from core.stochastic_depth import StochasticDepth, drops_paths, set_drop_path
-from core.trainer import EpochResult, Trainer
-from tests.fixtures.colours import colour_config, colour_trainer, go_on, without_times
+from core.trainer import Trainer
+from tests.fixtures.colours import colour_config, colour_trainer, go_on, resumed_after_a_cut, without_times
 
 
 @pytest.fixture(scope="module")
 def trainer() -> Trainer:
     return colour_trainer("test_convnext")
-
-
-class PowerCut(Exception):
-    """Ends a run in the middle of an epoch."""
 
 
 def test_a_branch_is_left_out_for_some_images_and_scaled_for_the_others() -> None:
@@ -89,12 +85,6 @@ def test_it_changes_training_and_nothing_of_the_next_run(trainer: Trainer, tmp_p
     assert [row["train_loss"] for row in dropping.history] != [row["train_loss"] for row in plain.history]
     assert without_times(trainer.train(colour_config(trainer), go_on).history) == without_times(plain.history)
 
-    def cut(result: EpochResult) -> None:
-        if result.epoch == 1:
-            raise PowerCut
-
-    with pytest.raises(PowerCut):
-        trainer.train(wanted, cut, checkpoint_file=tmp_path / "running")
-    resumed = trainer.train(wanted, go_on, checkpoint_file=tmp_path / "running")
+    resumed = resumed_after_a_cut(trainer, wanted, tmp_path / "running")
     assert without_times(resumed.history) == without_times(dropping.history)
     np.testing.assert_array_equal(resumed.val_probs, dropping.val_probs)

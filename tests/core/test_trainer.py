@@ -9,12 +9,13 @@ import torch
 
 from core.archs import Arch, resolve_arch
 from core.augment import Augmenter
-from core.config import TrainConfig
 from core.errors import InputError
 from core.evaluation import predict_proba
 from core.seeds import derive_seed, epoch_order
 from core.trainer import EpochResult, NonFiniteLossError, TrainData, Trainer
 from tests.doubles import ArraySource
+from tests.fixtures.colours import PowerCut, go_on, resumed_after_a_cut
+from tests.fixtures.colours import colour_config as config
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")
@@ -43,22 +44,6 @@ def trainer(arch: Arch, data: TrainData) -> Trainer:
     return Trainer(arch=arch, weights=None, data=data, device=CPU, seed=0, checkpoint_share=math.inf)
 
 
-def config(trainer: Trainer, **changes: Any) -> TrainConfig:
-    values = {
-        "arch": trainer.arch.timm_name,
-        "image_size": 32,
-        "lr": 3e-3,
-        "epochs": 3,
-        "batch_size": 16,
-        "unfreeze_depth": trainer.model.max_unfreeze_depth,
-    }
-    return TrainConfig.from_dict(values | changes)
-
-
-def go_on(result: object) -> None:
-    """An `on_epoch` that never ends the run."""
-
-
 def losses(history: list[dict[str, float]]) -> list[float]:
     return [row["train_loss"] for row in history]
 
@@ -85,10 +70,6 @@ def test_training_leaves_the_global_generator_alone(trainer: Trainer) -> None:
     torch.manual_seed(5)
     trainer.train(config(trainer, epochs=1, warmup_epochs=0.5), go_on)
     torch.testing.assert_close(torch.rand(3), expected)
-
-
-class PowerCut(Exception):
-    """Ends a run in the middle of an epoch."""
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -277,12 +258,6 @@ def test_an_interrupted_run_in_layers_continues_with_the_same_numbers(trainer: T
     wanted = config(trainer, layer_decay=0.7)
     undisturbed = trainer.train(wanted, go_on)
 
-    def cut(result: EpochResult) -> None:
-        if result.epoch == 1:
-            raise PowerCut
-
-    with pytest.raises(PowerCut):
-        trainer.train(wanted, cut, checkpoint_file=tmp_path / "running")
-    resumed = trainer.train(wanted, go_on, checkpoint_file=tmp_path / "running")
+    resumed = resumed_after_a_cut(trainer, wanted, tmp_path / "running")
     assert losses(resumed.history) == losses(undisturbed.history)
     np.testing.assert_array_equal(resumed.val_probs, undisturbed.val_probs)
