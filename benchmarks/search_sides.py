@@ -71,13 +71,10 @@ def process_of(opener: Callable[[Plan], None], plan: Plan) -> Iterator[ProcessPo
 def open_ours(plan: Plan) -> None:
     from benchmarks.setup import activations_in, open_trainer
     from core.device import resolve_device
-    from core.learners import compiler_for
 
     task, device = plan.task(), resolve_device(plan.device)
     activations = activations_in(plan.folder / "activations", device, gigabytes=40)
-    STATE.update(
-        plan=plan, task=task, trainer=open_trainer(task, device, activations=activations, compiler=compiler_for(device))
-    )
+    STATE.update(plan=plan, task=task, trainer=open_trainer(task, device, activations=activations))
 
 
 def open_plain(plan: Plan) -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from core.activations import Activations
-    from core.learners import Compiler
     from core.trainer import Trainer
 
 
@@ -139,7 +138,6 @@ def open_trainer(
     device: "torch.device",
     *,
     activations: "Activations | None",
-    compiler: "Compiler | None" = None,
     source: str = "auto",
 ) -> "Trainer":
     """What runs configs of a task; its source, of a kind of `--source`, is open until `trainer.data.source.close()`."""
@@ -154,7 +152,6 @@ def open_trainer(
         device=device,
         seed=task.seed,
         activations=activations,
-        compiler=compiler,
     )
 
 

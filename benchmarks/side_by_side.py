@@ -84,7 +84,6 @@ def _train(data: DataSpec, args: argparse.Namespace, processes: int, folder: Pat
 
     from benchmarks.setup import activations_in, open_task, open_trainer
     from core.device import available_cores, resolve_device
-    from core.learners import compiler_for
 
     device = resolve_device(args.device)
     torch.set_num_threads(max(1, available_cores() // processes))
@@ -97,7 +96,7 @@ def _train(data: DataSpec, args: argparse.Namespace, processes: int, folder: Pat
         val_images=args.images,
     )
     activations = activations_in(folder / str(processes), device, gigabytes=30 / processes)
-    trainer = open_trainer(task, device, activations=activations, compiler=compiler_for(device))
+    trainer = open_trainer(task, device, activations=activations)
     with trainer.data.source:
         run = trainer.prepare(task.config(1, lr=1e-3, batch_size=args.batch_size, unfreeze_depth=args.depth))
         for _ in range(2):  # the process that finds another one computing remembers nothing at first

@@ -56,7 +56,6 @@ def main(args: argparse.Namespace) -> int:
     """Measures every backbone and depth, and holds them to the bar."""
     from benchmarks.setup import activations_in, open_task, open_trainer
     from core.device import resolve_device
-    from core.learners import compiler_for
     from core.loaders import KINDS
 
     if args.source not in KINDS:
@@ -78,7 +77,6 @@ def main(args: argparse.Namespace) -> int:
                 task,
                 device,
                 activations=activations_in(Path(folder), device, gigabytes=30),
-                compiler=compiler_for(device),
                 source=args.source,
             )
             with trainer.data.source:

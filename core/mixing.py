@@ -39,7 +39,7 @@ class Mix:
     def batch(self, start: int, size: int, device: torch.device) -> "BatchMix":
         """The part of a batch that begins at a place of the epoch."""
         partners = torch.from_numpy(self.partners[start : start + size] - start)
-        return BatchMix(partners.to(device), float(self.shares[start]))
+        return BatchMix(partners.to(device), torch.tensor(self.shares[start], device=device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,21 +48,21 @@ class BatchMix:
 
     Attributes:
         partners: Place in the batch of whom each is blended with (B,).
-        share: Of the image itself.
+        share: Of the image itself, float64 without axes.
     """
 
     partners: torch.Tensor
-    share: float
+    share: torch.Tensor
 
     def inputs(self, inputs: torch.Tensor) -> torch.Tensor:
         """Blended inputs (B, ...)."""
         # Its own first: the result has the memory layout of the first.
-        return torch.lerp(inputs, inputs[self.partners], 1 - self.share)
+        return torch.lerp(inputs, inputs[self.partners], (1 - self.share).to(inputs.dtype))
 
     def loss(self, criterion: Criterion, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """The loss of blended images: the mean over both labels' losses, in the same shares."""
         own, partners = criterion(logits_BC, labels_B), criterion(logits_BC, labels_B[self.partners])
-        return self.share * own + (1 - self.share) * partners
+        return (self.share * own + (1 - self.share) * partners).to(own.dtype)
 
 
 def mix_epoch(count: int, config: TrainConfig, epoch: int) -> Mix | None:

@@ -53,11 +53,14 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     else:
         groups = parameter_groups(model, config.weight_decay)  # each group more is a launch more on a GPU
     # One fused kernel for all tensors: a MobileNet has 150 small ones, and on a GPU launching them would dominate.
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    device = next(model.parameters()).device
+    fused, on_card = device.type in ("cpu", "cuda"), device.type == "cuda"
+    if on_card:  # where a recorded step finds it
+        groups = [{**group, "lr": torch.tensor(config.lr, device=device)} for group in groups]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=SGD_MOMENTUM, nesterov=True, fused=fused)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr, fused=fused)
+    return kind(groups, lr=config.lr, fused=fused, capturable=on_card)
 
 
 def reset_optimizer(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
@@ -80,7 +83,11 @@ def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, lr: float) -
     Source: Clark et al., "ELECTRA", ICLR 2020, section 3.1; here by whole blocks.
     """
     for group in optimizer.param_groups:
-        group["lr"] = lr * config.layer_decay ** group.get("distance", 0)
+        rate = lr * config.layer_decay ** group.get("distance", 0)
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def learning_rate(config: TrainConfig, progress: float, val_recalls: Sequence[float]) -> float:

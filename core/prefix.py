@@ -129,11 +129,11 @@ class Prefix:
         """Bytes of the device's memory that activations take."""
         return 0 if self._activations is None else self._activations.held
 
-    def classify(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of what `batches` gave."""
+    def classify(self, inputs: torch.Tensor, drawn: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, C) of what `batches` gave; `drawn` as in `core.classifier.Classifier.classify`."""
         if self._cut is None:
-            return cast(torch.Tensor, self._model(inputs))
-        return self._model.classify(self._cut.learning(inputs))
+            return cast(torch.Tensor, self._model(inputs, drawn))
+        return self._model.classify(self._cut.learning(inputs), drawn)
 
     def batches(self, part: Part, rows: Rows, *, epoch: int | None, batch_size: int) -> Iterator[Fed]:
         """Batches of `rows`, in that order, the last one maybe smaller.
@@ -171,11 +171,13 @@ class Prefix:
         self, part: Part, rows: Rows, view: int | None, batch_size: int, filling: Filling | None = None
     ) -> Iterator[Fed]:
         places, start = np.searchsorted(part.rows, rows), 0
-        for fed in self._activate(part, rows, view, batch_size):
+        # A card launches as much for one batch as for several.
+        several = max(1, self._at_once // batch_size) if self._device.type == "cuda" else 1
+        for fed in self._activate(part, rows, view, several * batch_size):
             if filling is not None:
                 filling.put(places[start : start + len(fed.inputs)], _pack(fed.inputs))
             start += len(fed.inputs)
-            yield fed
+            yield from map(Fed, torch.split(fed.inputs, batch_size), torch.split(fed.labels, batch_size))
 
     def _activate(self, part: Part, rows: Rows, view: int | None, batch_size: int) -> Iterator[Fed]:
         """Batches that are computed, from images or from what is remembered of an earlier cut."""

@@ -20,7 +20,6 @@ from core.activations import Activations
 from core.archs import Arch
 from core.backbones import build_classifier
 from core.config import TrainConfig
-from core.learners import Compiler
 from core.prefix import Prefix
 from core.run import Run
 from core.traindata import TrainData, TrainResult
@@ -72,7 +71,6 @@ class Refitter(Trainer):
         device: Where to compute.
         seed: Seed of the first weights, until `turn_to` says another.
         activations: Where activations of the frozen part are remembered; None for nowhere.
-        compiler: What compiles the learning part; None trains it as it is.
         checkpoint_share: Share of a run's time that its checkpoints may take.
     """
 
@@ -85,7 +83,6 @@ class Refitter(Trainer):
         device: torch.device,
         seed: int,
         activations: Activations | None,
-        compiler: Compiler | None,
         checkpoint_share: float,
     ) -> None:
         assert np.array_equal(np.sort(data.train_rows), np.sort(data.val_rows)), "a part of the rows"
@@ -97,7 +94,6 @@ class Refitter(Trainer):
             seed=seed,
             activations=activations,
             checkpoint_share=checkpoint_share,
-            compiler=compiler,
         )
         self._weights, self._activations = weights, activations
         self._recalls: Sequence[float] = ()

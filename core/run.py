@@ -5,10 +5,10 @@ Shapes: N examples, B batch, C classes.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,11 @@ from core.averaging import WeightAverage, averages, share_of_newest
 from core.checkpoint import RunState, Saving, load_checkpoint, save_checkpoint
 from core.classifier import Classifier
 from core.config import TrainConfig
+from core.descent import Descent
 from core.device import autocast, compute_dtype
 from core.epochs import EpochResult, NonFiniteLossError, check_finite
 from core.evaluation import evaluate
-from core.learners import Learner
+from core.graphs import Recorded, Recorder
 from core.losses import Criterion, image_weights
 from core.mixing import BatchMix, mix_epoch
 from core.optim import learning_rate, set_rate
@@ -51,14 +52,14 @@ class Run:
         train_rows: Rows of `train_part`, any order.
         val_rows: Rows of `val_part`, in the order of all validation probabilities.
         model: With the config's first weights, dropout and depth.
-        learn: Its learning part.
-        prefix: Feeds that.
+        prefix: Feeds its learning part.
         criterion: The loss.
         optimizer: Without memory of earlier runs.
         device: Where to compute.
         saving: Decides when to save.
         parts: In how many equal parts, one after the other, each batch is computed.
         eval_batch_size: Images to validate at a time.
+        recorder: Records steps, so that a card has them launched at once; None doesn't.
     """
 
     config: TrainConfig
@@ -69,7 +70,6 @@ class Run:
     train_rows: Rows
     val_rows: Rows
     model: Classifier
-    learn: Learner
     prefix: Prefix
     criterion: Criterion
     optimizer: torch.optim.Optimizer
@@ -77,11 +77,22 @@ class Run:
     saving: Saving
     parts: int
     eval_batch_size: int
+    recorder: Recorder | None = None
 
     def __post_init__(self) -> None:
         self.state = RunState()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute_dtype(self.device) == torch.float16)
         self.average = WeightAverage(self.model.learning_tensors()) if averages(self.config) else None
+        descent = Descent(
+            classify=self.prefix.classify,
+            criterion=self.criterion,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            device=self.device,
+        )
+        # A recording is of this run alone: it holds the run's loss, its decay and where its moments lie. It takes as
+        # long as a few steps. Parts are of a run that lacks memory, and recordings take some.
+        self.descend = Recorded(descent.whole, self.recorder) if self.parts == 1 else descent.in_parts
 
     def resume(self, checkpoint_file: Path) -> None:
         """Goes on where a checkpoint was written.
@@ -193,7 +204,7 @@ class Run:
             size = min(config.batch_size, len(order) - step * config.batch_size)
             lr = learning_rate(config, epoch + (step + 0.5) / steps, recalls)
             blended = None if mix is None else mix.batch(step * config.batch_size, size, self.device)
-            logits_BC, loss = self.step((part for _, part in numbered), size, lr, blended)
+            logits_BC, loss = self.step([part for _, part in numbered], size, lr, blended)
             logits.append(logits_BC)
             unchecked.append(loss)
             if self.average is not None:
@@ -204,9 +215,7 @@ class Run:
             on_step(size)
         return torch.cat(logits).softmax(1).cpu().numpy(), lr
 
-    def step(
-        self, parts: Iterable[Fed], size: int, lr: float, mix: BatchMix | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self, parts: Sequence[Fed], size: int, lr: float, mix: BatchMix | None = None) -> tuple[torch.Tensor, ...]:
         """One step of the optimiser; returns logits (B, C) and loss, still on the device.
 
         Args:
@@ -216,23 +225,10 @@ class Run:
             mix: How the batch is blended, which must then be whole.
         """
         set_rate(self.optimizer, self.config, lr)
-        self.optimizer.zero_grad(set_to_none=True)
         # For the whole batch at once: a generator would give other numbers for its parts.
         draws = torch.split(self.model.draw(size), self.config.batch_size // self.parts)
-        logits, losses = [], []
-        for part, drawn in zip(parts, draws, strict=True):
-            with autocast(self.device):
-                logits_BC = self.learn(part.inputs if mix is None else mix.inputs(part.inputs), drawn)
-            logits_BC = logits_BC.float()
-            loss = mix.loss(self.criterion, logits_BC, part.labels) if mix else self.criterion(logits_BC, part.labels)
-            # The loss is a mean over images: a part has its share in that of the batch.
-            loss = loss * (len(part.labels) / size)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            logits.append(logits_BC.detach())
-            losses.append(loss.detach())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return torch.cat(logits), torch.stack(losses).sum()
+        fed = [(part.inputs, part.labels, drawn) for part, drawn in zip(parts, draws, strict=True)]
+        return self.descend(*chain.from_iterable(fed), *(() if mix is None else (mix.partners, mix.share)))
 
     def predict_val(self, rows: Rows) -> npt.NDArray[np.float32]:
         """Probabilities (N, C) of validation rows."""

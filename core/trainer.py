@@ -22,9 +22,9 @@ from core.config import TrainConfig
 from core.depthwise import hasten_small_depthwise
 from core.device import is_out_of_memory, keep_freed_memory
 from core.epochs import EpochResult, NonFiniteLossError
-from core.evaluation import EVAL_BATCH_SIZE
+from core.evaluation import images_at_once
 from core.footprint import Survey, memory_in_reach, survey
-from core.learners import Compiler, Learners
+from core.graphs import recorder_for
 from core.losses import Criterion, build_criterion
 from core.microbatches import can_be_parted, more_parts
 from core.optim import build_optimizer, reset_optimizer
@@ -57,7 +57,6 @@ class Trainer:
         checkpoint_share: Share of a run's time that its checkpoints may take. An epoch that is too short for its own is
             repeated after an interruption, with those since the last one: at most
             `core.checkpoint.MOST_REPEATED_S` and one epoch.
-        compiler: What compiles the learning part, once for each depth; None trains it as it is.
     """
 
     def __init__(
@@ -70,7 +69,6 @@ class Trainer:
         seed: int,
         activations: Activations | None = None,
         checkpoint_share: float = CHECKPOINT_SHARE,
-        compiler: Compiler | None = None,
     ) -> None:
         self.arch, self.data, self.device, self.seed = arch, data, device, seed
         self.checkpoint_share = checkpoint_share
@@ -85,7 +83,7 @@ class Trainer:
         self.prefix = Prefix(self.model, arch, data.source, pixels=data.pixels, activations=activations)
         self.train_part = Part(data.train_rows, data.labels, device)
         self.val_part = Part(data.val_rows, data.labels, device)
-        self._learners = Learners(self.model, compiler)
+        self._recorder = recorder_for(device)
         self._optimizers: dict[tuple[str, int, bool], torch.optim.Optimizer] = {}  # by kind, depth, and if in layers
         self._counts_C = np.bincount(data.labels[data.train_rows], minlength=len(data.classes))
 
@@ -122,13 +120,14 @@ class Trainer:
 
         return self._with_room(config, finish)
 
-    def measure_epoch_s(self, config: TrainConfig, *, steps: int = 2) -> float:
+    def measure_epoch_s(self, config: TrainConfig) -> float:
         """Seconds that an epoch of this config would take here, extrapolated from a few steps; changes nothing."""
+        first, steps = (1, 2) if self._recorder is None else (2, 20)  # the second one is recorded
         train_rows = without_lone_last(self.data.train_rows[: config.batch_size * steps], config.batch_size)
-        val_rows = self.data.val_rows[: EVAL_BATCH_SIZE * steps]
+        val_rows = self.data.val_rows[: 2 * images_at_once(self.device, config.image_size)]
 
         def measure(run: Run) -> float:
-            run.train_rows_in_order(train_rows[: config.batch_size], 0)  # kernels choose their algorithms on first use
+            run.train_rows_in_order(train_rows[: config.batch_size * first], 0)  # kernels choose their algorithms
             train_s = _seconds(lambda: run.train_rows_in_order(train_rows, 0)) / len(train_rows)
             val_s = _seconds(lambda: run.predict_val(val_rows)) / len(val_rows)
             return train_s * len(self.data.train_rows) + val_s * len(self.data.val_rows)
@@ -172,7 +171,7 @@ class Trainer:
         self.model.set_drop_rate(config.drop_rate)
         set_drop_path(self.model, config.drop_path)
         self.model.set_unfreeze_depth(config.unfreeze_depth)
-        eval_batch_size = -(-EVAL_BATCH_SIZE // parts)
+        eval_batch_size = -(-images_at_once(self.device, config.image_size) // parts)
         self.refuse_what_does_not_fit(config, config.batch_size // parts, eval_batch_size)
         if parts > 1:
             _log.warning(
@@ -191,7 +190,6 @@ class Trainer:
             train_rows=self.data.train_rows,
             val_rows=self.data.val_rows,
             model=self.model,
-            learn=self._learners.at(config.image_size),
             prefix=self.prefix,
             criterion=self.criterion(config),
             optimizer=self.optimizer(config),
@@ -199,6 +197,7 @@ class Trainer:
             saving=Saving(self.checkpoint_share),
             parts=parts,
             eval_batch_size=eval_batch_size,
+            recorder=self._recorder,
         )
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:

@@ -18,7 +18,6 @@ from core.device import describe_device, is_out_of_memory
 from core.durations import in_words
 from core.errors import InputError, counted, one_line
 from core.evaluation import evaluate
-from core.learners import compiler_for
 from core.metrics import Floats, LesionBootstrap, confusion_matrix, correct_prior, macro_recall
 from core.refit import Refitter
 from core.traindata import TrainData, TrainResult
@@ -99,7 +98,6 @@ class Confirmation:
                 device=resources.device,
                 seed=self.plan.candidates[0].config.seed,
                 activations=activations,
-                compiler=compiler_for(resources.device),
                 checkpoint_share=CHECKPOINT_SHARE,
             )
 

@@ -20,7 +20,6 @@ from core.datasets import load_manifest
 from core.dataspec import DataSpec
 from core.demo import VERSION, write_demo
 from core.errors import InputError
-from core.learners import compiler_for
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.shapes import find_misfit
@@ -153,7 +152,6 @@ class Setup:
             seed=settings.seed,
             activations=activations,
             checkpoint_share=CHECKPOINT_SHARE,
-            compiler=compiler_for(settings.device),
         )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from core.archs import resolve_arch
 from core.backbones import build_classifier
 from core.classifier import Classifier
 from core.config import TrainConfig
-from core.learners import Compiler, compiler_for
 from core.microbatches import keeps_images_apart, more_parts
 from core.prefix import CPU_CHUNK, Fed
 from core.trainer import EpochResult, TrainData, Trainer, TrainResult
@@ -128,7 +126,7 @@ def step_in_parts(trainer: Trainer, parts: int) -> tuple[torch.Tensor, torch.Ten
     labels = torch.randint(3, (30,), generator=numbers)
     trainer.model.double().train()
     try:
-        batch = map(Fed, images.split(32 // parts), labels.split(32 // parts))
+        batch = list(map(Fed, images.split(32 // parts), labels.split(32 // parts)))
         with torch.random.fork_rng():
             torch.manual_seed(1)
             logits, loss = run.step(batch, 30, 0.0)
@@ -223,7 +221,7 @@ def test_what_is_validated_is_computed_in_parts_too(monkeypatch: pytest.MonkeyPa
     trainer = make_trainer("test_convnext")
     wanted = config(trainer, 0)
     whole = trainer.train(wanted, go_on)
-    monkeypatch.setattr("core.trainer.EVAL_BATCH_SIZE", 16)
+    monkeypatch.setattr("core.trainer.images_at_once", lambda device, image_size: 16)
     sizes = []
 
     def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -301,11 +299,8 @@ def test_parts_are_equal_ever_smaller_and_never_too_small(batch_size: int) -> No
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("compiler", [None, compiler_for])
-def test_a_card_that_is_full_computes_in_parts_with_the_same_result(
-    compiler: Callable[[torch.device], Compiler | None] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make_trainer("test_convnext", device=CUDA, compiler=compiler and compiler(CUDA))
+def test_a_card_that_is_full_computes_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer("test_convnext", device=CUDA)
     wanted = config(trainer, DEEPEST)
     whole = trainer.train(wanted, go_on)
     criterion, sizes = trainer.criterion(wanted), []

@@ -52,7 +52,7 @@ def test_who_is_blended_is_a_function_of_seed_trial_and_epoch() -> None:
 
 
 def test_inputs_and_losses_are_blended_in_the_same_shares() -> None:
-    mix = BatchMix(torch.tensor([1, 0, 2]), 0.75)
+    mix = BatchMix(torch.tensor([1, 0, 2]), torch.tensor(0.75, dtype=torch.float64))
     torch.testing.assert_close(mix.inputs(torch.tensor([[0.0], [4.0], [8.0]])), torch.tensor([[1.0], [3.0], [8.0]]))
     logits, labels = torch.randn(3, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
     targets = 0.75 * torch.eye(3) + 0.25 * torch.eye(3)[[1, 0, 2]]

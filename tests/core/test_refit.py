@@ -68,7 +68,6 @@ def refitter(arch: Arch, data: TrainData, *, seed: int = 0, activations: Activat
         device=CPU,
         seed=seed,
         activations=activations,
-        compiler=None,
         checkpoint_share=math.inf,
     )
     made.turn_to(ROWS[~HELD_OUT], ROWS[HELD_OUT], seed=seed)

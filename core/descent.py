@@ -1,0 +1,69 @@
+"""One step of the optimiser, as a function of tensors that can be recorded.
+
+Shapes: B batch, F pooled features, C classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.device import autocast
+from core.losses import Criterion
+from core.mixing import BatchMix
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Descent:
+    """Moves the weights of a run down the gradient of its loss.
+
+    Attributes:
+        classify: From what the learning part is fed (B, ...) and drawn numbers (B, F) to logits (B, C).
+        criterion: The loss.
+        optimizer: Of what learns; its rate has been set.
+        scaler: Of the loss, in half precision.
+        device: Where to compute.
+    """
+
+    classify: Callable[[Tensor, Tensor], Tensor]
+    criterion: Criterion
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+
+    def whole(self, inputs: Tensor, labels_B: Tensor, drawn_BF: Tensor, *mix: Tensor) -> tuple[Tensor, ...]:
+        """Takes a step with a batch.
+
+        Args:
+            inputs: What the learning part is fed (B, ...).
+            labels_B: Classes.
+            drawn_BF: Decides which features are dropped.
+            mix: The fields of a `BatchMix`, if the batch is blended.
+
+        Returns:
+            Logits (B, C) before the step, and the loss, both float32 and on the device.
+        """
+        return self._step([(inputs, labels_B, drawn_BF)], BatchMix(*mix) if mix else None)
+
+    def in_parts(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Takes a step with a batch whose parts' gradients add up; for each part three tensors, as for a whole one."""
+        return self._step(list(zip(parts[::3], parts[1::3], parts[2::3], strict=True)), None)
+
+    def _step(self, parts: list[tuple[Tensor, ...]], mix: BatchMix | None) -> tuple[Tensor, ...]:
+        size = sum(len(labels_B) for _, labels_B, _ in parts)
+        self.optimizer.zero_grad(set_to_none=True)
+        logits, losses = [], []
+        for inputs, labels_B, drawn_BF in parts:
+            with autocast(self.device):
+                logits_BC = self.classify(inputs if mix is None else mix.inputs(inputs), drawn_BF)
+            logits_BC = logits_BC.float()
+            loss = mix.loss(self.criterion, logits_BC, labels_B) if mix else self.criterion(logits_BC, labels_B)
+            # The loss is a mean over images: a part has its share in that of the batch.
+            loss = loss * (len(labels_B) / size)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            logits.append(logits_BC.detach())
+            losses.append(loss.detach())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return torch.cat(logits), torch.stack(losses).sum()
