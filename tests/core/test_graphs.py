@@ -160,7 +160,7 @@ def recordings(trainer: Trainer, wanted: TrainConfig) -> int:
 
 @pytest.mark.gpu
 def test_a_graph_draws_other_branches_to_leave_out_at_each_step() -> None:
-    trainer = colour_trainer("test_convnext", device=CUDA)
+    trainer = colour_trainer("test_vit", device=CUDA)
     spread = {}
     for drop_path in (0.0, 0.5):
         wanted = colour_config(trainer, batch_size=32, lr=1e-9, epochs=4, views=1, drop_rate=0.0, drop_path=drop_path)
