@@ -3,11 +3,12 @@
 For each backbone and each depth: images per second of the trainer's epoch, whose activations are remembered where
 something is frozen, against the same steps on one batch that never changes (the ceiling: no images, no augmentation,
 nothing read). They take turns. Beside them the first epoch of a depth, which has to compute what the later ones
-remember. The last line is the lowest of the medians of trainer over ceiling; the bar is 0.90 on a CPU and 0.95 on a
-card.
+remember, and on a card what the steps make where each kernel is launched by itself instead of recorded. The last line is
+the lowest of the medians of trainer over ceiling; the bar is 0.90 on a CPU and 0.95 on a card.
 """
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 import time
@@ -113,7 +114,11 @@ def measure(trainer: "Trainer", run: "Run", repeats: int) -> dict[str, Any]:
     }
     for work in contestants.values():  # kernels choose their algorithms, files come into memory
         work()
-    images = {"trainer": len(order), "ceiling": steps * len(batch.labels)}
+    if run.recorder is not None:
+        unrecorded = dataclasses.replace(run, recorder=None)
+        rates["kernel by kernel"] = []
+        contestants["kernel by kernel"] = lambda: _constant_steps(unrecorded, batch, steps)
+    images = {name: len(order) if name == "trainer" else steps * len(batch.labels) for name in contestants}
     for _ in range(repeats):
         for name, work in contestants.items():
             rates[name].append(_rate(work, images[name], run.device))
