@@ -3,8 +3,8 @@
 For each backbone and each depth: images per second of the trainer's epoch, whose activations are remembered where
 something is frozen, against the same steps on one batch that never changes (the ceiling: no images, no augmentation,
 nothing read). They take turns. Beside them the first epoch of a depth, which has to compute what the later ones
-remember, and on a card what the steps make where each kernel is launched by itself instead of recorded. The last line is
-the lowest of the medians of trainer over ceiling; the bar is 0.90 on a CPU and 0.95 on a card.
+remember, and on a card the ceiling where each kernel is launched by itself instead of recorded. The last line is the
+lowest of the medians of trainer over ceiling; the bar is 0.90 on a CPU and 0.95 on a card.
 """
 
 import argparse
