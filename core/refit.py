@@ -154,8 +154,8 @@ class Refitter(Trainer):
         self._recalls = recalls
         return self.measure_epoch_s(config) * len(recalls)
 
-    def prepare(self, config: TrainConfig, *, remember: bool = True, parts: int = 1) -> RefitRun:
+    def prepare(self, config: TrainConfig, *, remember: bool = True, record: bool = True, parts: int = 1) -> RefitRun:
         """As `Trainer.prepare`; the run is one that doesn't look at its held-out rows."""
-        run = super().prepare(config, remember=remember, parts=parts)
+        run = super().prepare(config, remember=remember, record=record, parts=parts)
         fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
         return RefitRun(**fields, recalls=self._recalls)

@@ -140,11 +140,11 @@ class Trainer:
 
     def _with_room(self, config: TrainConfig, work: Callable[[Run], Result], *, remember: bool = True) -> Result:
         """Does something with a run; where memory runs out anew, with less at once if the result stays the same."""
-        parts, forgot = 1, False
+        parts, forgot, record = 1, False, self._recorder is not None
         while True:
             try:
                 with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-                    return work(self.prepare(config, remember=remember, parts=parts))
+                    return work(self.prepare(config, remember=remember, record=record, parts=parts))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -154,17 +154,22 @@ class Trainer:
             if self.prefix.forget() and not forgot:
                 forgot = True
                 continue
+            # What a recorded step computes in is nobody else's between two steps: validation must find room beside it.
+            if record:
+                record = False
+                continue
             finer = more_parts(config.batch_size, parts)
             if finer is None or (parts == 1 and not can_be_parted(self.model, config)):
                 raise failure
             parts = finer
 
-    def prepare(self, config: TrainConfig, *, remember: bool = True, parts: int = 1) -> Run:
+    def prepare(self, config: TrainConfig, *, remember: bool = True, record: bool = True, parts: int = 1) -> Run:
         """Sets everything back to its first state, with the config's values, for a run that nothing came before.
 
         Args:
             config: What to run. The run before this one must be over.
             remember: Whether activations may be remembered, or be used if they are.
+            record: Whether steps may be recorded.
             parts: In how many equal parts each batch is computed, for lack of memory.
 
         Raises:
@@ -201,7 +206,7 @@ class Trainer:
             saving=Saving(self.checkpoint_share),
             parts=parts,
             eval_batch_size=eval_batch_size,
-            recorder=self._recorder,
+            recorder=self._recorder if record else None,
         )
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:

@@ -97,6 +97,16 @@ def test_a_cpu_records_nothing() -> None:
     assert recorder_for(CPU) is None
 
 
+def test_a_run_without_room_for_a_recording_is_begun_again_without_one() -> None:
+    def full(function: Function, inputs: Tensors) -> Function:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    trainer, plain = colour_trainer(), colour_trainer()
+    trainer._recorder = full
+    wanted = colour_config(plain, batch_size=24)  # with batch normalisation, so that batches can't be parted
+    assert_same(trainer.train(wanted, go_on), plain.train(wanted, go_on))
+
+
 VALUES: list[dict[str, Any]] = [
     {},
     {"unfreeze_depth": 0},
