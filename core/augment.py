@@ -23,16 +23,17 @@ MAX_BRIGHTNESS = 0.1  # of the full range
 _DRAWS = 8  # random numbers a view: angle, two flips, zoom, two shifts, contrast, brightness
 
 
-def uniform_draws(seed: int, rows_B: torch.Tensor, epoch: int) -> torch.Tensor:
+def uniform_draws(seed: int, rows_B: torch.Tensor, epoch: int, count: int = _DRAWS) -> torch.Tensor:
     """Numbers in [0, 1) that look random and depend on (seed, row, epoch, position) alone.
 
     Args:
         seed: Seed of the views.
         rows_B: int64 (B,), one id an image.
         epoch: Counted from 0.
+        count: Positions.
 
     Returns:
-        float32 (B, 8) on the device of `rows_B`.
+        float32 (B, count) on the device of `rows_B`.
 
     Source: the output function of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
     OOPSLA 2014), chained over the inputs.
@@ -40,7 +41,7 @@ def uniform_draws(seed: int, rows_B: torch.Tensor, epoch: int) -> torch.Tensor:
     state = _mix(torch.full((), seed, dtype=torch.int64, device=rows_B.device))
     state = _mix(state ^ epoch)
     state_B = _mix(state ^ rows_B)
-    positions = torch.arange(_DRAWS, device=rows_B.device)
+    positions = torch.arange(count, device=rows_B.device)
     bits = _mix(state_B[:, None] ^ _mix(positions)[None, :])
     return _shift_right(bits, 40).float() / 2**24  # 24 bits are what float32 holds exactly
 

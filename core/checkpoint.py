@@ -18,10 +18,9 @@ from core.averaging import WeightAverage
 from core.config import TrainConfig
 from core.errors import InputError, one_line, shorten
 from core.files import read_metadata, read_tensors_with_metadata, write_tensors
+from core.optimizer_state import load_optimizer, optimizer_tensors
 from core.shapes import NUMBER, find_misfit
 
-# What the optimisers of `core.optim` remember of a parameter; of Adam, AdamW is a subclass.
-_SLOTS = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
 _MODEL, _AVERAGE, _BEST, _OPTIMIZER, _SCALER = "model.", "average.", "best.", "optimizer.", "scaler"
 
 MOST_REPEATED_S = 30.0
@@ -95,8 +94,7 @@ def save_checkpoint(
     if average is not None:
         tensors |= {_AVERAGE + name: tensor for name, tensor in average.tensors.items()}
     tensors |= {_BEST + name: tensor for name, tensor in (state.best_model | state.best_tensors).items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"{_OPTIMIZER}{index}.{slot}": tensor for slot, tensor in slots.items()}
+    tensors |= {_OPTIMIZER + name: tensor for name, tensor in optimizer_tensors(optimizer).items()}
     metadata = {
         "config": json.dumps(config.to_dict()),
         "history": json.dumps(state.history),
@@ -144,8 +142,7 @@ def load_checkpoint(
         model.load_state_dict(_under(_MODEL, tensors))
         if average is not None:
             average.load(_under(_AVERAGE, tensors))
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": _read_slots(tensors, optimizer)})
-        _lay_out_as_parameters(optimizer)
+        load_optimizer(optimizer, _under(_OPTIMIZER, tensors))
         scaler.load_state_dict(json.loads(metadata[_SCALER]))
     # Of a damaged file anything may be missing or of another kind.
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, RecursionError) as error:
@@ -186,39 +183,6 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module) 
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} != expected:
         raise ValueError("its tensors are not those of the model")
-
-
-def _read_slots(
-    tensors: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
-) -> dict[int, dict[str, torch.Tensor]]:
-    """What the optimiser remembers of each parameter, by the parameter's number.
-
-    Fused optimisers walk parameter and moment by address: a moment of another shape would be read beyond its end.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in _under(_OPTIMIZER, tensors).items():
-        index, slot = name.split(".")
-        expected = torch.Size() if slot == "step" else parameters[int(index)].shape
-        if tensor.shape != expected or not tensor.is_floating_point():
-            raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}")
-        slots.setdefault(int(index), {})[slot] = tensor
-    (whole,) = (names for kind, names in _SLOTS.items() if isinstance(optimizer, kind))
-    if any(index < 0 or set(names) != whole for index, names in slots.items()):
-        raise ValueError(f"of a parameter it remembers other things than {' and '.join(sorted(whole))}")
-    return slots
-
-
-def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Gives each moment the memory layout of its parameter.
-
-    Files hold tensors row by row, kernels are channels_last here, and fused optimisers walk both by address without
-    looking at strides: a moment in the other layout would be applied to the wrong weights, in silence.
-    """
-    for parameter, slots in optimizer.state.items():
-        for name, moment in slots.items():
-            if moment.shape == parameter.shape:
-                slots[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
 
 
 def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Rows = npt.NDArray[np.int64]
 
 # What a seed is for, so that no two uses share one.
 ORDER, DROPOUT, MIXUP, AUGMENT, SAMPLER, CONFIRM = 0, 1, 2, 100, 101, 102
+PRETRAIN_ORDER, PRETRAIN_VIEWS, PRETRAIN_HEADS, NEIGHBOURS = 103, 104, 105, 106
 
 
 def derive_seed(*parts: int) -> int:

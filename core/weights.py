@@ -20,6 +20,8 @@ from core.weight_files import read_weight_file
 
 _logger = logging.getLogger(__name__)
 
+_FACTS = ("arch", "tag", "license", "seen")  # of weights, besides their origin, that a file keeps
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
@@ -31,6 +33,7 @@ class Weights:
         arch: timm name of the architecture, without a tag; None where the file doesn't tell.
         tag: timm's tag; None for weights that timm doesn't know.
         license: Licence of the weights, as their source states it.
+        seen: The images that `core.pretrain` has shown them, as `core.seen` writes them down; None for others' weights.
     """
 
     state: Mapping[str, Tensor]
@@ -38,6 +41,7 @@ class Weights:
     arch: str | None = None
     tag: str | None = None
     license: str | None = None
+    seen: str | None = None
 
     @cached_property
     def hash(self) -> str:
@@ -48,16 +52,17 @@ class Weights:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def save(self, path: Path) -> None:
-        """Writes a safetensors file that `load` and ``--weights`` take."""
-        facts = {"origin": self.origin, "arch": self.arch, "tag": self.tag, "license": self.license}
-        write_tensors(path, self.state, {name: value for name, value in facts.items() if value is not None})
+    def save(self, path: Path, facts: Mapping[str, str] | None = None) -> None:
+        """Writes a safetensors file that `load` and ``--weights`` take, with more facts if there are any."""
+        own = {"origin": self.origin, **{name: getattr(self, name) for name in _FACTS}}
+        known = {name: value for name, value in own.items() if value is not None}
+        write_tensors(path, self.state, {**(facts or {}), **known})
 
     @classmethod
     def load(cls, path: Path) -> "Weights":
         """Reads a file of `save`, or any that `read_weight_file` takes; a head in it stays in."""
         state, facts = read_weight_file(path)
-        known = {name: facts.get(name) for name in ("arch", "tag", "license")}
+        known = {name: facts.get(name) for name in _FACTS}
         return cls(state=state, origin=facts.get("origin", str(path)), **known)
 
 

@@ -22,9 +22,11 @@ from core.demo import VERSION, write_demo
 from core.errors import InputError
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
+from core.seen import refuse_seen
 from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
+from core.unlabelled import held_out_rows
 from core.weights import Weights, resolve_weights
 from search.leases import Leases
 from search.resources import Resources
@@ -182,6 +184,7 @@ def prepare(settings: Settings) -> Setup:
     if settings.search_size is not None:
         folders.append(settings.studies.study(small_name(name, settings.search_size)))
     weights = find_weights(settings, arch, folders)
+    refuse_sealed(weights, manifest, split)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
     return Setup(
@@ -194,6 +197,17 @@ def prepare(settings: Settings) -> Setup:
         space=space,
         folder=folder,
     )
+
+
+def refuse_sealed(weights: Weights, manifest: Manifest, split: Split) -> None:
+    """Makes sure that weights of a pre-training have seen no image of the validation or test part.
+
+    Raises:
+        InputError: They have.
+    """
+    rows = held_out_rows(split).tolist()
+    sha256, names = [manifest.sha256[row] for row in rows], [manifest.paths[row] for row in rows]
+    refuse_seen(weights.seen, origin=weights.origin, sha256=sha256, names=names)
 
 
 def locate_data(data: DataSpec) -> DataSpec:

@@ -29,12 +29,13 @@ DOORS = {
     "requests": ("core/resuming.py", "core/transfer.py"),
     "dask": ("search/workers.py",),
     "fsspec": ("core/remote.py",),
+    "lightly": ("core/selfsupervised.py",),
     "psycopg": ("search/database.py",),
     "sqlalchemy": ("search/database.py", "search/database_leases.py"),
 }
 # Reading any of these can run code, and a study folder may come from a stranger.
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "shelve", "marshal"}
-HEAVY = {"sqlalchemy", "torch", "torchvision", "timm", "ffcv", "numba", "optuna", "sklearn", "matplotlib"}
+HEAVY = {"lightly", "sqlalchemy", "torch", "torchvision", "timm", "ffcv", "numba", "optuna", "sklearn", "matplotlib"}
 # Seconds of processor time: wall time would measure the neighbours.
 HELP_LIMIT_S = 0.5
 

@@ -1,0 +1,87 @@
+"""The files of a pre-training: the weights, the checkpoint beside them, and what tells one from another."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.cli import write
+from core.errors import InputError, counted, few
+from core.files import read_metadata
+from core.pretrain_data import PretrainConfig
+from core.pretrain_study import Study
+from core.pretraining import Pretraining
+from core.seen import write_seen
+from core.unlabelled import Unlabelled
+from core.weights import Weights
+
+_KEY = "pretraining"  # under which a file's metadata have the facts
+
+
+def describe(config: PretrainConfig, images: Unlabelled, weights: Weights, study: Study | None) -> dict[str, str]:
+    """What tells one pre-training from another, for the metadata of its files.
+
+    Args:
+        config: What is run.
+        images: Those that are learned from.
+        weights: Those that it begins with.
+        study: By whose labels it is watched.
+    """
+    facts: dict[str, Any] = {**config.to_dict(), "images": images.fingerprint, "first weights": weights.hash}
+    if study is not None:
+        facts["labelled"] = study.manifest.fingerprint_of(study.split.train)
+    return {_KEY: json.dumps(facts)}
+
+
+def checkpoint_file(out: Path) -> Path:
+    """Where the state of an unfinished pre-training lies."""
+    return out.with_name(f"{out.name}.checkpoint")
+
+
+def refuse_differences(file: Path, facts: Mapping[str, str]) -> None:
+    """Makes sure that a file is of the same pre-training.
+
+    Raises:
+        InputError: It is of another, or of none.
+    """
+    try:
+        there = json.loads(read_metadata(file).get(_KEY, "{}"))
+    except (ValueError, RecursionError):  # of nobody's making
+        there = {}
+    now = json.loads(facts[_KEY])
+    if not isinstance(there, dict) or not there:
+        raise InputError(f"`--out` must be a new file, but {file} is there and is something else. Name another one.")
+    if differing := [name for name in {**there, **now} if there.get(name) != now.get(name)]:
+        raise InputError(
+            f"`--out` must be a new file, or one of the same images and settings, but in {file} these differ: "
+            f"{few(differing)}. Name another file, or remove that one."
+        )
+
+
+def write_weights(
+    out: Path, training: Pretraining, *, images: Unlabelled, weights: Weights, facts: Mapping[str, str]
+) -> None:
+    """Writes what has been learned in the form of all other first weights.
+
+    Args:
+        out: Where.
+        training: At its end.
+        images: Those that it has learned from.
+        weights: Those that it began with.
+        facts: As `describe` gave them.
+    """
+    config = training.config
+    origin = (
+        f"{config.method} for {counted(config.descent.epochs, 'epoch')} at {training.arch.image_size} pixels on "
+        f"{counted(len(images), 'image')} without labels (fingerprint {images.fingerprint[:8]}), from {weights.origin}"
+    )
+    learned = Weights(
+        state=training.body(),
+        origin=origin,
+        arch=training.arch.timm_name,
+        tag=training.arch.weight_tag,
+        license=weights.license,
+        seen=write_seen(images.sha256),
+    )
+    learned.save(out, {**facts, "history": json.dumps(training.history)})
+    write(f"{out}: {origin}")
