@@ -50,7 +50,10 @@ def refuse_differences(file: Path, facts: Mapping[str, str]) -> None:
         there = {}
     now = json.loads(facts[_KEY])
     if not isinstance(there, dict) or not there:
-        raise InputError(f"`--out` must be a new file, but {file} is there and is something else. Name another one.")
+        raise InputError(
+            f"`--out` must be a new file, but {file} is there and is damaged or something else. Name another file, or "
+            "remove that one."
+        )
     if differing := [name for name in {**there, **now} if there.get(name) != now.get(name)]:
         raise InputError(
             f"`--out` must be a new file, or one of the same images and settings, but in {file} these differ: "

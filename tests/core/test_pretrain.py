@@ -1,0 +1,185 @@
+"""Pre-training without labels, from the command line to the weights that a search takes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from core import pretrain, selfsupervised
+from core.archs import resolve_arch
+from core.backbones import build_classifier
+from core.cli import run
+from core.datasets import load_manifest
+from core.demo import write_demo
+from core.errors import InputError
+from core.files import read_metadata
+from core.seen import refuse_seen, write_seen
+from core.splits import split_manifest
+from core.weights import Weights, resolve_weights
+from tests.fixtures.images import write_image
+
+pytest.importorskip("lightly", reason="lightly isn't installed: pip install -e .[unlabelled]")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", images=80, width=96, height=72, workers=1)
+
+
+def pretrained(images: Path, out: Path, *more: str, epochs: int = 2) -> int:
+    arguments = ["--data", str(images), "--out", str(out), "--arch", "test_efficientnet", "--weights", "none"]
+    arguments += ["--image-size", "32", "--epochs", str(epochs), "--batch-size", "16", "--device", "cpu", *more]
+    return run(pretrain.main, pretrain.build_parser(), arguments)
+
+
+@pytest.fixture(scope="module")
+def weights_file(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "weights.safetensors"
+    assert pretrained(images, out) == 0
+    return out
+
+
+def test_the_file_is_one_of_first_weights_that_says_where_it_comes_from(images, weights_file):
+    weights = resolve_weights(str(weights_file), resolve_arch("test_efficientnet"))
+    train = split_manifest(load_manifest(images)).train
+    assert weights.origin.startswith(f"byol for 2 epochs at 32 pixels on {len(train)} images without labels")
+    assert weights.origin.endswith("from random numbers")
+    build_classifier(resolve_arch("test_efficientnet"), num_classes=7, weights=weights, seed=0)
+    assert not weights_file.with_name("weights.safetensors.checkpoint").exists()
+    history = json.loads(read_metadata(weights_file)["history"])
+    assert [set(row) for row in history] == [{"epoch", "loss", "spread", "recall", "images_per_s"}] * 2
+
+
+def test_weights_remember_what_they_have_seen_also_when_a_study_keeps_them(images, weights_file, tmp_path):
+    manifest = load_manifest(images)
+    split = split_manifest(manifest)
+    resolve_weights(str(weights_file), resolve_arch("test_efficientnet")).save(tmp_path / "kept.safetensors")
+    seen = Weights.load(tmp_path / "kept.safetensors").seen
+    sealed = [manifest.sha256[row] for row in (*split.val, *split.test)]
+    refuse_seen(seen, origin="a file", sha256=sealed, names=sealed)
+    with pytest.raises(InputError, match=r"pre-trained on 1 image of them: mine\. Pre-train with"):
+        refuse_seen(seen, origin="a file", sha256=[manifest.sha256[split.train[0]]], names=["mine"])
+
+
+def test_damaged_hashes_of_what_was_seen_are_refused():
+    refuse_seen(None, origin="a file", sha256=["00" * 32], names=["x"])
+    refuse_seen(write_seen([]), origin="a file", sha256=["00" * 32], names=["x"])
+    with pytest.raises(InputError, match="in a damaged way"):
+        refuse_seen("?", origin="a file", sha256=["00" * 32], names=["x"])
+
+
+@pytest.mark.parametrize(
+    "method", ["byol", *(pytest.param(name, marks=pytest.mark.slow) for name in ("simsiam", "vicreg"))]
+)
+def test_an_interrupted_run_gives_the_weights_of_an_undisturbed_one(images, tmp_path, method, monkeypatch):
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    assert pretrained(images, whole, "--method", method) == 0
+    monkeypatch.setattr("core.pretrain.stop_asked", lambda: True)
+    assert pretrained(images, broken, "--method", method) == 130
+    assert not broken.exists()
+    monkeypatch.undo()
+    assert pretrained(images, broken, "--method", method) == 0
+    assert Weights.load(whole).hash == Weights.load(broken).hash
+
+
+def test_the_same_command_again_says_that_the_file_is_there_and_another_is_refused(images, weights_file, capsys):
+    before = weights_file.stat().st_mtime_ns
+    assert pretrained(images, weights_file) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert pretrained(images, weights_file, epochs=3) == 2
+    assert "these differ: epochs, warmup_epochs. Name another file" in capsys.readouterr().err
+    assert weights_file.stat().st_mtime_ns == before
+
+
+def test_a_file_of_something_else_is_never_overwritten(images, tmp_path, capsys):
+    out = tmp_path / "weights.safetensors"
+    out.write_text("my thesis")
+    assert pretrained(images, out) == 2
+    assert out.read_text() == "my thesis"
+    assert pretrained(images, tmp_path / "weights.pt") == 2
+    assert "`--out` must name a file *.safetensors" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_refused(images, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "weights.safetensors"
+    monkeypatch.setattr("core.pretrain.stop_asked", lambda: True)
+    assert pretrained(images, out) == 130
+    checkpoint = out.with_name("weights.safetensors.checkpoint")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    assert pretrained(images, out) == 2
+    assert "checkpoint is there and is damaged or something else. Name another" in capsys.readouterr().err
+
+
+def test_without_a_studys_data_nothing_is_left_out_and_that_is_said(images, tmp_path, capsys):
+    folder = tmp_path / "plain"
+    for number in range(20):
+        write_image(folder / f"{number}.jpg", number, (48, 40))
+    for file in sorted(images.rglob("*.jpg"))[:3]:
+        shutil.copy(file, folder)
+    assert pretrained(folder, tmp_path / "a.safetensors", epochs=1) == 0
+    told = capsys.readouterr()
+    assert "no lesions are left out, as no study's data are known; --labelled PLACE" in told.err
+    assert "23 images of 32 pixels" in told.out
+    assert pretrained(folder, tmp_path / "b.safetensors", "--labelled", str(folder)) == 2
+    assert pretrained(folder, tmp_path / "c.safetensors", "--labelled", str(images), epochs=1) == 0
+    assert "of 23 left out" in capsys.readouterr().out
+
+
+def test_a_network_that_gives_the_same_for_all_images_is_stopped(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("core.pretraining.spread", lambda projections: torch.zeros(()))
+    out = tmp_path / "weights.safetensors"
+    assert pretrained(images, out) == 2
+    assert "after epoch 1 it is 0.000: byol has collapsed. Give a lower --lr" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_are_none_count_as_a_collapse(images, tmp_path):
+    assert pretrained(images, tmp_path / "w.safetensors", "--lr", "1e30") == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_lightly_the_command_says_how_to_get_it(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lightly", None)
+    assert pretrained(images, tmp_path / "weights.safetensors") == 2
+    assert "`pip install -c constraints.txt '.[unlabelled]'`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--method", "moco"], "`--method` must be one of "),
+        (["--batch-size", "1"], "`--batch-size` must be 2 or more"),
+        (["--lr", "-1"], "`lr` must be above 0"),
+        (["--image-size", "8"], "`image_size` must be at least 32 pixels"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_read(images, tmp_path, capsys, arguments, sentence):
+    assert pretrained(images, tmp_path / "weights.safetensors", *arguments) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_slow_copy_moves_towards_the_network_and_not_the_other_way():
+    arch = resolve_arch("test_efficientnet")
+    classifier = build_classifier(arch, num_classes=2, weights=None, seed=0)
+    method = selfsupervised.build_method("byol", classifier, image_size=32, seed=0)
+    weight, copied = method.projection.layers[0].weight, method.target[1].layers[0].weight
+    with torch.no_grad():
+        weight.add_(1)
+    method.after_step(0.0)
+    torch.testing.assert_close(weight - copied, torch.full_like(weight, 0.99), atol=1e-5, rtol=0)
+    method.after_step(1.0)  # at the end it stands still
+    torch.testing.assert_close(weight - copied, torch.full_like(weight, 0.99), atol=1e-5, rtol=0)
+    assert not any(parameter.requires_grad for parameter in method.target.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", pretrain.METHODS)
+def test_recorded_steps_give_the_weights_of_steps_that_are_not(images, tmp_path, method, monkeypatch):
+    arguments = ("--method", method, "--device", "cuda")
+    assert pretrained(images, tmp_path / "recorded.safetensors", *arguments) == 0
+    monkeypatch.setattr("core.pretraining.recorder_for", lambda device: None)
+    assert pretrained(images, tmp_path / "launched.safetensors", *arguments) == 0
+    hashes = {Weights.load(tmp_path / f"{name}.safetensors").hash for name in ("recorded", "launched")}
+    assert len(hashes) == 1

@@ -1,0 +1,107 @@
+"""Images without labels, and those among them that show sealed lesions."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.datasets import load_manifest
+from core.errors import InputError
+from core.manifest import Manifest
+from core.splits import joined_groups, split_manifest
+from core.unlabelled import find_unlabelled, held_out_rows, leave_out
+from tests.fixtures.folders import write_class_folders_with_groups
+from tests.fixtures.images import draw_image, write_image
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    folder = tmp_path_factory.mktemp("study")
+    write_class_folders_with_groups(folder)
+    return load_manifest(folder)
+
+
+def sealed(manifest: Manifest) -> np.ndarray:
+    return held_out_rows(split_manifest(manifest))
+
+
+def test_every_image_counts_once_wherever_it_lies(tmp_path):
+    for name, seed in (("a/1.jpg", 1), ("b/deep/1.png", 2), ("3.jpg", 3)):
+        write_image(tmp_path / name, seed)
+    shutil.copy(tmp_path / "3.jpg", tmp_path / "copy.jpg")
+    found = find_unlabelled(tmp_path)
+    assert [file.relative_to(tmp_path).as_posix() for file in found.files] == ["3.jpg", "a/1.jpg", "b/deep/1.png"]
+    assert found.groups == ("", "", "")
+
+
+def test_a_table_beside_them_names_their_lesions(tmp_path):
+    write_image(tmp_path / "x.jpg", 1)
+    write_image(tmp_path / "y.jpg", 2)
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\nx,L1\n")
+    assert find_unlabelled(tmp_path).groups == ("L1", "")
+
+
+def test_an_unreadable_image_is_refused_by_name(tmp_path):
+    write_image(tmp_path / "x.jpg", 1)
+    (tmp_path / "torn.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:200])
+    with pytest.raises(InputError, match=r"All images must be readable, but 1 of 2 are not: .*torn\.jpg"):
+        find_unlabelled(tmp_path)
+
+
+def test_of_the_studys_own_folder_the_training_lesions_are_left(study):
+    left, told = leave_out(find_unlabelled(study.roots[0]), study, sealed(study))
+    train = split_manifest(study).train
+    assert sorted(left.sha256) == sorted(study.sha256[row] for row in train.tolist())
+    assert told.startswith(f"{len(study) - len(train)} images of {len(study)} left out")
+
+
+def test_copies_with_other_bytes_are_known_by_their_pixels(study, tmp_path):
+    row = int(sealed(study)[0])
+    with Image.open(study.file(row)) as image:
+        image.save(tmp_path / "again.bmp")
+    write_image(tmp_path / "other.jpg", 77_777)
+    left, _ = leave_out(find_unlabelled(tmp_path), study, sealed(study))
+    assert [file.name for file in left.files] == ["other.jpg"]
+
+
+def test_other_photos_of_a_sealed_lesion_go_with_it_by_its_name_or_by_a_sibling(study, tmp_path):
+    row = int(sealed(study)[0])
+    write_image(tmp_path / "new.jpg", 70_001)
+    write_image(tmp_path / "sibling.jpg", 70_002)
+    write_image(tmp_path / "free.jpg", 70_003)
+    shutil.copy(study.file(row), tmp_path / "copy.jpg")
+    lines = ["image,lesion_id", f"new,{study.groups[row]}", "copy,mine", "sibling,mine", "free,free"]
+    (tmp_path / "lesions.csv").write_text("\n".join(lines))
+    left, told = leave_out(find_unlabelled(tmp_path), study, sealed(study))
+    assert [file.name for file in left.files] == ["free.jpg"]
+    assert told.startswith("3 images of 4 left out")
+
+
+def test_ids_of_the_isic_archive_tell_a_photo_however_it_was_changed(tmp_path):
+    folder, pool = tmp_path / "study", tmp_path / "pool"
+    for number in range(24):
+        write_image(folder / "ab"[number % 2] / f"ISIC_00{number:05d}.jpg", number)
+    manifest = load_manifest(folder)
+    row = int(sealed(manifest)[0])
+    name = Path(manifest.paths[row]).stem
+    pool.mkdir()
+    draw_image(88_888).save(pool / f"{name}_downsampled.jpg")
+    write_image(pool / "other.jpg", 99_999)
+    left, _ = leave_out(find_unlabelled(pool), manifest, sealed(manifest))
+    assert [file.name for file in left.files] == ["other.jpg"]
+
+
+def test_a_folder_of_nothing_but_sealed_lesions_is_refused(study, tmp_path):
+    shutil.copy(study.file(int(sealed(study)[0])), tmp_path / "copy.jpg")
+    with pytest.raises(InputError, match=r"but all 1 show one of them: copy\.jpg\. Name another folder"):
+        leave_out(find_unlabelled(tmp_path), study, sealed(study))
+
+
+def test_lesions_joined_as_near_duplicates_stay_together(study):
+    rows = sealed(study)
+    joined = joined_groups(study)
+    left, _ = leave_out(find_unlabelled(study.roots[0]), study, rows[:1])
+    gone = {study.sha256[row] for row in np.flatnonzero(joined == joined[rows[0]])}
+    assert set(study.sha256) - set(left.sha256) == gone
