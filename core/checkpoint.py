@@ -22,6 +22,7 @@ from core.optimizer_state import load_optimizer, optimizer_tensors
 from core.shapes import NUMBER, find_misfit
 
 _MODEL, _AVERAGE, _BEST, _OPTIMIZER, _SCALER = "model.", "average.", "best.", "optimizer.", "scaler"
+_BELIEFS = "beliefs"
 
 MOST_REPEATED_S = 30.0
 
@@ -88,11 +89,14 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     average: WeightAverage | None = None,
+    beliefs_C: torch.Tensor | None = None,
 ) -> None:
     """Writes everything that a run needs to go on, aside and renamed."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {_AVERAGE + name: tensor for name, tensor in average.tensors.items()}
+    if beliefs_C is not None:
+        tensors[_BELIEFS] = beliefs_C
     tensors |= {_BEST + name: tensor for name, tensor in (state.best_model | state.best_tensors).items()}
     tensors |= {_OPTIMIZER + name: tensor for name, tensor in optimizer_tensors(optimizer).items()}
     metadata = {
@@ -123,8 +127,9 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     average: WeightAverage | None = None,
+    beliefs_C: torch.Tensor | None = None,
 ) -> RunState:
-    """Brings `model`, `optimizer`, `scaler` and `average` back to the end of the last epoch.
+    """Brings `model`, `optimizer`, `scaler`, `average` and `beliefs_C` back to the end of the last epoch.
 
     Raises:
         CheckpointError: The file is damaged or of another config.
@@ -142,6 +147,8 @@ def load_checkpoint(
         model.load_state_dict(_under(_MODEL, tensors))
         if average is not None:
             average.load(_under(_AVERAGE, tensors))
+        if beliefs_C is not None:
+            beliefs_C.copy_(tensors[_BELIEFS])
         load_optimizer(optimizer, _under(_OPTIMIZER, tensors))
         scaler.load_state_dict(json.loads(metadata[_SCALER]))
     # Of a damaged file anything may be missing or of another kind.

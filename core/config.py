@@ -49,6 +49,10 @@ class TrainConfig:
             one rate for all.
         mixup: Parameter of the Beta distribution from which the shares are drawn in which pairs of images are blended,
             as the learning part is fed with them (`core/mixing.py`); 0 blends none.
+        unlabelled_weight: Of the loss of unlabelled images (`core/pseudo_labels.py`), beside that of the labelled ones;
+            0 learns from labelled images alone.
+        unlabelled_ratio: Unlabelled images a step over labelled ones, Sohn et al.'s μ.
+        confidence: Belief from which on an unlabelled image's class is taken for its label, Sohn et al.'s τ.
         augment_strength: Scale of every augmentation's range; 0 shows each image as it is.
         optimizer: Update rule.
         schedule: Decay of the learning rate after the warm-up.
@@ -78,6 +82,9 @@ class TrainConfig:
     average_last: int = 0
     layer_decay: float = 1.0
     mixup: float = 0.0
+    unlabelled_weight: float = 0.0
+    unlabelled_ratio: int = 1
+    confidence: float = 0.8
     augment_strength: float = 1.0
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "cosine"
@@ -92,7 +99,7 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), field.type)
         _require(self.image_size >= 32, "at least 32 pixels", "image_size", self.image_size)
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "unlabelled_ratio"):
             _require(getattr(self, name) >= 1, "at least 1", name, getattr(self, name))
         for name in (
             "unfreeze_depth",
@@ -105,6 +112,7 @@ class TrainConfig:
             "ema",
             "average_last",
             "mixup",
+            "unlabelled_weight",
             "warmup_epochs",
             "weight_decay",
         ):
@@ -127,6 +135,7 @@ class TrainConfig:
             choices = get_args(kind)
             _require(getattr(self, name) in choices, f"one of {', '.join(choices)}", name, getattr(self, name))
         self._require_one_rebalancing()
+        self._require_labels_like_others()
 
     def _require_one_rebalancing(self) -> None:
         """Rare classes are brought forward by one mechanism: two would do it twice, at a strength that none has."""
@@ -139,6 +148,15 @@ class TrainConfig:
         if self.rebalance > 0:
             rule = f"cross_entropy with sampler=balanced, and only then, at rebalance={self.rebalance}"
             _require((self.loss == "cross_entropy") == (self.sampler == "balanced"), rule, "loss", self.loss)
+
+    def _require_labels_like_others(self) -> None:
+        """Pseudo-labels are brought forward as labels are; not every mechanism says how, nor what a blend is."""
+        _require(0 < self.confidence < 1, "in (0, 1)", "confidence", self.confidence)
+        if self.unlabelled_weight > 0:
+            with_it = f"with unlabelled_weight={self.unlabelled_weight}"
+            _require(self.loss != "focal", f"another {with_it}", "loss", self.loss)
+            _require(self.sampler == "shuffled", f"shuffled {with_it}", "sampler", self.sampler)
+            _require(self.mixup == 0, f"0 {with_it}", "mixup", self.mixup)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""

@@ -24,8 +24,9 @@ def can_be_parted(model: Classifier, config: TrainConfig) -> bool:
         model: The model, at the config's depth.
         config: Of the run.
     """
-    # Images are blended with others of their batch, which may be in another part.
-    return config.mixup == 0 and keeps_images_apart(model, config.image_size)
+    # Images are blended with others of their batch, which may be in another part; and unlabelled ones are labelled by a
+    # mean over their batch.
+    return config.mixup == 0 and config.unlabelled_weight == 0 and keeps_images_apart(model, config.image_size)
 
 
 def keeps_images_apart(model: Classifier, image_size: int) -> bool:

@@ -135,6 +135,10 @@ class Prefix:
             return cast(torch.Tensor, self._model(inputs, drawn))
         return self._model.classify(self._cut.learning(inputs), drawn)
 
+    def pass_frozen(self, views: torch.Tensor) -> torch.Tensor:
+        """What the learning part is fed of some views (B, 3, H, H); nothing is remembered of them."""
+        return views if self._cut is None else self._in_chunks(self._cut.frozen, views)
+
     def batches(self, part: Part, rows: Rows, *, epoch: int | None, batch_size: int) -> Iterator[Fed]:
         """Batches of `rows`, in that order, the last one maybe smaller.
 

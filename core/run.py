@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,9 @@ from core.mixing import BatchMix, mix_epoch
 from core.optim import learning_rate, set_rate
 from core.prefix import Fed, Part, Prefix
 from core.priors import learned_prior
+from core.pseudo_labels import PseudoLabels
 from core.seeds import DROPOUT, derive_seed, epoch_order
+from core.semisupervised import SemiDescent, UnlabelledFeed
 
 Rows = npt.NDArray[np.int64]
 
@@ -60,6 +63,8 @@ class Run:
         parts: In how many equal parts, one after the other, each batch is computed.
         eval_batch_size: Images to validate at a time.
         recorder: Records steps, so that a card has them launched at once; None doesn't.
+        unlabelled: What is learned from besides; None for labelled images alone.
+        pseudo_labels: What labels these.
     """
 
     config: TrainConfig
@@ -78,21 +83,33 @@ class Run:
     parts: int
     eval_batch_size: int
     recorder: Recorder | None = None
+    unlabelled: UnlabelledFeed | None = None
+    pseudo_labels: PseudoLabels | None = None
 
     def __post_init__(self) -> None:
         self.state = RunState()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute_dtype(self.device) == torch.float16)
         self.average = WeightAverage(self.model.learning_tensors()) if averages(self.config) else None
-        descent = Descent(
-            classify=self.prefix.classify,
-            criterion=self.criterion,
-            optimizer=self.optimizer,
-            scaler=self.scaler,
-            device=self.device,
-        )
+        parts: dict[str, Any] = {
+            "classify": self.prefix.classify,
+            "criterion": self.criterion,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "device": self.device,
+        }
+        descent = Descent(**parts)
+        whole: Callable[..., tuple[torch.Tensor, ...]] = descent.whole
+        if self.pseudo_labels is not None:
+            assert self.parts == 1, "unlabelled images are labelled by a mean over their batch"
+            whole = SemiDescent(pseudo_labels=self.pseudo_labels, **parts).whole
         # A recording is of this run alone: it holds the run's loss, its decay and where its moments lie. It takes as
         # long as a few steps. Parts are of a run that lacks memory, and recordings take some.
-        self.descend = Recorded(descent.whole, self.recorder) if self.parts == 1 else descent.in_parts
+        self.descend = Recorded(whole, self.recorder) if self.parts == 1 else descent.in_parts
+
+    @property
+    def beliefs_C(self) -> torch.Tensor | None:
+        """What labelling unlabelled images remembers from step to step (C,)."""
+        return None if self.pseudo_labels is None else self.pseudo_labels.beliefs_C
 
     def resume(self, checkpoint_file: Path) -> None:
         """Goes on where a checkpoint was written.
@@ -107,6 +124,7 @@ class Run:
             optimizer=self.optimizer,
             scaler=self.scaler,
             average=self.average,
+            beliefs_C=self.beliefs_C,
         )
         _log.info("continuing after epoch %d of %d", self.state.next_epoch, self.config.epochs)
 
@@ -120,6 +138,7 @@ class Run:
             optimizer=self.optimizer,
             scaler=self.scaler,
             average=self.average,
+            beliefs_C=self.beliefs_C,
         )
 
     def finish(
@@ -200,11 +219,14 @@ class Run:
         unchecked: list[torch.Tensor] = []
         lr = 0.0
         batches = self.prefix.batches(self.train_part, order, epoch=epoch, batch_size=config.batch_size // self.parts)
+        sizes = [min(config.batch_size, len(order) - start) for start in range(0, len(order), config.batch_size)]
+        unlabelled = iter(()) if self.unlabelled is None else self.unlabelled.batches(sizes, epoch)
         for step, numbered in groupby(enumerate(batches), key=lambda numbered: numbered[0] // self.parts):
-            size = min(config.batch_size, len(order) - step * config.batch_size)
+            size = sizes[step]
             lr = learning_rate(config, epoch + (step + 0.5) / steps, recalls)
             blended = None if mix is None else mix.batch(step * config.batch_size, size, self.device)
-            logits_BC, loss = self.step([part for _, part in numbered], size, lr, blended)
+            besides = next(unlabelled, None)
+            logits_BC, loss = self.step([part for _, part in numbered], size, lr, blended, besides)
             logits.append(logits_BC)
             unchecked.append(loss)
             if self.average is not None:
@@ -215,7 +237,14 @@ class Run:
             on_step(size)
         return torch.cat(logits).softmax(1).cpu().numpy(), lr
 
-    def step(self, parts: Sequence[Fed], size: int, lr: float, mix: BatchMix | None = None) -> tuple[torch.Tensor, ...]:
+    def step(
+        self,
+        parts: Sequence[Fed],
+        size: int,
+        lr: float,
+        mix: BatchMix | None = None,
+        unlabelled: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
         """One step of the optimiser; returns logits (B, C) and loss, still on the device.
 
         Args:
@@ -223,12 +252,16 @@ class Run:
             size: B.
             lr: Learning rate.
             mix: How the batch is blended, which must then be whole.
+            unlabelled: What the learning part is fed besides, as `core.semisupervised.UnlabelledFeed.batches` gives it.
         """
         set_rate(self.optimizer, self.config, lr)
         # For the whole batch at once: a generator would give other numbers for its parts.
         draws = torch.split(self.model.draw(size), self.config.batch_size // self.parts)
         fed = [(part.inputs, part.labels, drawn) for part, drawn in zip(parts, draws, strict=True)]
-        return self.descend(*chain.from_iterable(fed), *(() if mix is None else (mix.partners, mix.share)))
+        more = () if mix is None else (mix.partners, mix.share)
+        if unlabelled is not None:
+            more = (unlabelled, self.model.draw(len(unlabelled)))
+        return self.descend(*chain.from_iterable(fed), *more)
 
     def predict_val(self, rows: Rows) -> npt.NDArray[np.float32]:
         """Probabilities (N, C) of validation rows."""

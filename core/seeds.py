@@ -10,6 +10,7 @@ Rows = npt.NDArray[np.int64]
 # What a seed is for, so that no two uses share one.
 ORDER, DROPOUT, MIXUP, AUGMENT, SAMPLER, CONFIRM = 0, 1, 2, 100, 101, 102
 PRETRAIN_ORDER, PRETRAIN_VIEWS, PRETRAIN_HEADS, NEIGHBOURS = 103, 104, 105, 106
+UNLABELLED_ORDER, UNLABELLED_VIEWS = 107, 108
 
 
 def derive_seed(*parts: int) -> int:

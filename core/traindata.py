@@ -4,6 +4,8 @@ Shapes: N examples, C classes.
 """
 
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ import torch
 from core.checkpoint import RunState
 from core.manifest import Manifest
 from core.pixels import pixels_key
+from core.semisupervised import UnlabelledImages
 from core.sources import BatchSource
 from core.splits import Split
 
@@ -29,6 +32,7 @@ class TrainData:
         val_rows: Rows to validate on; the order of all validation probabilities.
         classes: Class names.
         pixels: Names the source's pixels, for what is remembered of them; empty remembers nothing.
+        unlabelled: Images without labels, for configs that learn from them too.
     """
 
     source: BatchSource
@@ -37,9 +41,23 @@ class TrainData:
     val_rows: Rows
     classes: tuple[str, ...]
     pixels: str = ""
+    unlabelled: UnlabelledImages | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the sources."""
+        self.source.close()
+        if self.unlabelled is not None:
+            self.unlabelled.source.close()
 
     @classmethod
-    def of(cls, manifest: Manifest, split: Split, source: BatchSource) -> "TrainData":
+    def of(
+        cls, manifest: Manifest, split: Split, source: BatchSource, unlabelled: UnlabelledImages | None = None
+    ) -> "TrainData":
         """The train and validation parts of a split, their images from `source`."""
         return cls(
             source=source,
@@ -48,6 +66,7 @@ class TrainData:
             val_rows=split.val,
             classes=manifest.classes,
             pixels=pixels_key(manifest, source.stored_size),
+            unlabelled=unlabelled,
         )
 
 

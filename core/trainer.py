@@ -22,6 +22,7 @@ from core.config import TrainConfig
 from core.depthwise import hasten_small_depthwise
 from core.device import is_out_of_memory, keep_freed_memory
 from core.epochs import EpochResult, NonFiniteLossError
+from core.errors import InputError
 from core.evaluation import images_at_once
 from core.footprint import Survey, memory_in_reach, survey
 from core.graphs import recorder_for
@@ -29,8 +30,10 @@ from core.losses import Criterion, build_criterion
 from core.microbatches import can_be_parted, more_parts
 from core.optim import build_optimizer, reset_optimizer
 from core.prefix import CPU_CHUNK, Part, Prefix
+from core.pseudo_labels import PseudoLabels
 from core.run import Run
 from core.seeds import without_lone_last
+from core.semisupervised import UnlabelledFeed
 from core.stochastic_depth import set_drop_path
 from core.traindata import TrainData, TrainResult
 from core.weights import Weights
@@ -181,7 +184,8 @@ class Trainer:
         set_drop_path(self.model, config.drop_path)
         self.model.set_unfreeze_depth(config.unfreeze_depth)
         eval_batch_size = -(-images_at_once(self.device, config.image_size) // parts)
-        self.refuse_what_does_not_fit(config, config.batch_size // parts, eval_batch_size)
+        besides = 2 * config.unlabelled_ratio if config.unlabelled_weight > 0 else 0  # a mild and a strong view of each
+        self.refuse_what_does_not_fit(config, config.batch_size // parts * (1 + besides), eval_batch_size)
         if parts > 1:
             _log.warning(
                 "batches of %d are more than memory has room for: they are computed %d images at a time, with the same "
@@ -190,6 +194,7 @@ class Trainer:
                 config.batch_size // parts,
             )
         self.prefix.start(config, remember=remember, at_once=eval_batch_size)
+        learns_besides = config.unlabelled_weight > 0
         return Run(
             config=config,
             labels=self.data.labels,
@@ -207,7 +212,23 @@ class Trainer:
             parts=parts,
             eval_batch_size=eval_batch_size,
             recorder=self._recorder if record else None,
+            unlabelled=self.unlabelled_feed(config) if learns_besides else None,
+            pseudo_labels=PseudoLabels.of(config, self._counts_C, self.device) if learns_besides else None,
         )
+
+    def unlabelled_feed(self, config: TrainConfig) -> UnlabelledFeed:
+        """What a run is fed of unlabelled images.
+
+        Raises:
+            InputError: There are none.
+        """
+        if self.data.unlabelled is None:
+            raise InputError(
+                f"`unlabelled_weight` must be 0 without unlabelled images, but got {config.unlabelled_weight}. Give "
+                "their folder with --unlabelled, or change the config."
+            )
+        pass_frozen = self.prefix.pass_frozen
+        return UnlabelledFeed(self.data.unlabelled, arch=self.arch, config=config, pass_frozen=pass_frozen)
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
         """The optimiser of the config's kind and depth, without memory; all others forget theirs, too."""

@@ -78,6 +78,7 @@ def describe_study(setup: "Setup") -> dict[str, Any]:
             "groups": len(set(manifest.groups)),
             "grouped": manifest.grouped,
         },
+        "unlabelled": _describe_unlabelled(setup),
         "split": {"seed": split.seed} | {name: manifest.fingerprint_of(rows) for name, rows in parts.items()},
         "space": {"hash": setup.space.fingerprint(), "parameters": setup.space.describe()},
         "weights": {
@@ -96,6 +97,13 @@ def describe_study(setup: "Setup") -> dict[str, Any]:
         "command": shlex.join(["python", "-m", "search.run", *map(without_password, sys.argv[1:])]),
         "created": utc(),
     }
+
+
+def _describe_unlabelled(setup: "Setup") -> dict[str, Any] | None:
+    images = setup.unlabelled
+    if images is None:
+        return None
+    return {"root": str(setup.settings.unlabelled), "fingerprint": images.fingerprint, "images": len(images)}
 
 
 def split_rows(manifest: Manifest, split: Split) -> list[dict[str, str]]:
@@ -197,7 +205,15 @@ def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[
         "epochs": (study["epochs"], str(study["epochs"])),
         "patience": (study["patience"], str(study["patience"])),
         "views": (_views(study), _views(study) or "one an epoch"),
+        "unlabelled images": _unlabelled(study),
     }
+
+
+def _unlabelled(study: dict[str, Any]) -> tuple[str, str]:
+    """Which unlabelled images are learned from; studies of before there were such have none."""
+    if not (images := study.get("unlabelled")):
+        return "", "none"
+    return images["fingerprint"], f"{counted(images['images'], 'image')} with fingerprint {images['fingerprint'][:8]}"
 
 
 def _views(study: dict[str, Any]) -> str:

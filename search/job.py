@@ -119,7 +119,7 @@ def _work(job: Job) -> Outcome:
             work = Work(setup=setup, study=study, crew=crew, goal=job.goal, watcher=watcher, pictures=pictures)
             try:
                 trainer = _open_in_turn(setup, watcher)
-                with trainer.data.source:
+                with trainer.data:
                     return Outcome(stopped=work.run(trainer))
             except StoppedError as stop:
                 return Outcome(stopped=str(stop))

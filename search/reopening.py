@@ -91,6 +91,11 @@ def reopen(
         InputError: Data or weights are not there, or not the same.
     """
     info = read_info(folder)
+    if info.get("unlabelled"):
+        raise InputError(
+            f"Trials that are trained again must have learned from labelled images alone, but {folder.name} was "
+            "searched with --unlabelled, whose images may show lesions that a fold holds out. Choose one with --study."
+        )
     arch = resolve_arch(info["arch"]["name"])
     if arch.timm_name != info["arch"]["timm_name"]:
         raise _damaged(folder, f"{arch.name} is {arch.timm_name} and not {info['arch']['timm_name']}")

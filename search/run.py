@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.cli import Parser, natural_int, positive_int, run, seconds
@@ -30,6 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_arguments(
         parser,
         help="folder of labelled images, CSV or npz file; repeated, they are merged (default: data/, else demo images)",
+    )
+    parser.add_argument(
+        "--unlabelled",
+        type=Path,
+        metavar="FOLDER",
+        help="images that trials learn from without labels; those of validation and test lesions are left out",
     )
     parser.add_argument(
         "--studies", default="studies", metavar="PLACE", help="where results go: a folder, or a URL (default: studies)"
@@ -177,6 +184,7 @@ def read_settings(args: argparse.Namespace) -> "Settings":
         backend=args.backend or "loky",
         scheduler=args.scheduler or "",
         grace_s=args.grace,
+        unlabelled=args.unlabelled,
     )
 
 

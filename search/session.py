@@ -95,7 +95,7 @@ class Session:
     def run_here(self) -> str:
         """Runs trials in this process; returns why it stopped early, if it did."""
         trainer = self.setup.open_trainer()
-        with trainer.data.source:
+        with trainer.data:
             self.show_plan(describe_device(trainer.device))
             self.show_estimate(trainer)
             with self.crew(describe_device(trainer.device)) as crew, self.pictures() as pictures, stopping_cleanly():

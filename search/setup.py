@@ -20,17 +20,19 @@ from core.datasets import load_manifest
 from core.dataspec import DataSpec
 from core.demo import VERSION, write_demo
 from core.errors import InputError
+from core.loaders import open_files
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.seen import refuse_seen
+from core.semisupervised import UnlabelledImages
 from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
-from core.unlabelled import held_out_rows
+from core.unlabelled import Unlabelled, find_unlabelled, held_out_rows, leave_out
 from core.weights import Weights, resolve_weights
 from search.leases import Leases
 from search.resources import Resources
-from search.space import Space, build_space
+from search.space import Space, build_space, with_unlabelled
 from search.storage import open_leases
 
 DEMO_IMAGES = 600
@@ -64,6 +66,7 @@ class Settings:
     backend: str
     scheduler: str
     grace_s: float
+    unlabelled: Path | None = None
 
     @property
     def resources(self) -> Resources:
@@ -84,6 +87,7 @@ class Setup:
         weights: First weights.
         space: What the study searches.
         folder: Where the study lies.
+        unlabelled: Images without labels that trials learn from too; None learns from labelled ones alone.
         serves: Name of the study that its best trials are trained again in; empty if they stand for themselves.
     """
 
@@ -95,6 +99,7 @@ class Setup:
     weights: Weights
     space: Space
     folder: StudyFolder
+    unlabelled: Unlabelled | None = None
     serves: str = ""
 
     def __post_init__(self) -> None:
@@ -146,10 +151,14 @@ class Setup:
         """Decodes or opens the pixels and builds the model. The test rows' pixels stay closed."""
         settings = self.settings
         source, activations = settings.resources.open(self.manifest, self.arch, self.split.unsealed)
+        besides = None
+        if self.unlabelled is not None:
+            files = open_files(self.unlabelled.files, image_size=self.arch.image_size, device=settings.device)
+            besides = UnlabelledImages(source=files, count=len(self.unlabelled))
         return Trainer(
             arch=self.arch,
             weights=self.weights,
-            data=TrainData.of(self.manifest, self.split, source),
+            data=TrainData.of(self.manifest, self.split, source, besides),
             device=settings.device,
             seed=settings.seed,
             activations=activations,
@@ -187,6 +196,11 @@ def prepare(settings: Settings) -> Setup:
     refuse_sealed(weights, manifest, split)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
+    unlabelled = None
+    if settings.unlabelled is not None:
+        unlabelled, told = leave_out(find_unlabelled(settings.unlabelled), manifest, held_out_rows(split))
+        _log.info("unlabelled images: %s", told)
+        space = with_unlabelled(space)
     return Setup(
         settings=settings,
         arch=arch,
@@ -196,6 +210,7 @@ def prepare(settings: Settings) -> Setup:
         weights=weights,
         space=space,
         folder=folder,
+        unlabelled=unlabelled,
     )
 
 

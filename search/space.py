@@ -72,6 +72,22 @@ def build_space(timm_name: str, max_unfreeze_depth: int, *, pretrained: bool) ->
     )
 
 
+def with_unlabelled(space: Space) -> Space:
+    """The same space for trials that learn from unlabelled images too.
+
+    The confidence begins lower than Sohn et al.'s 0.95: with smoothed labels and few images of a class, nothing is ever
+    so sure.
+    """
+    more: dict[str, BaseDistribution] = {
+        "unlabelled_weight": FloatDistribution(0.1, 3.0, log=True),
+        "confidence": FloatDistribution(0.5, 0.95),
+    }
+    return Space(
+        distributions=space.distributions | more,
+        known_good=space.known_good | {"unlabelled_weight": 1.0, "confidence": 0.8},
+    )
+
+
 def mobilenet(max_unfreeze_depth: int) -> Space:
     """MobileNets: small and hard to overfit, so they stand high rates, little dropout and deep unfreezing."""
     depth = min(5, max_unfreeze_depth)

@@ -1,0 +1,135 @@
+"""Steps that learn from unlabelled images beside the labelled ones.
+
+Shapes: B labelled images of a batch, U unlabelled ones, F pooled features, C classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from core.archs import Arch
+from core.augment import Augmenter
+from core.config import TrainConfig
+from core.device import autocast
+from core.losses import Criterion
+from core.pseudo_labels import PseudoLabels
+from core.seeds import UNLABELLED_ORDER, UNLABELLED_VIEWS, derive_seed
+from core.sources import BatchSource
+from core.strong_views import PSEUDO_LABELLED, StrongAugmenter
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnlabelledImages:
+    """Images without labels, none of which shows a lesion of the validation or test part.
+
+    Attributes:
+        source: Gives them, as rows 0 to `count` - 1.
+        count: How many there are.
+    """
+
+    source: BatchSource
+    count: int
+
+
+class UnlabelledFeed:
+    """What the learning part of a run is fed of unlabelled images.
+
+    Args:
+        images: The images.
+        arch: Image size and normalisation.
+        config: Of the run.
+        pass_frozen: From views (U, 3, H, H) to what the learning part is fed.
+    """
+
+    def __init__(
+        self, images: UnlabelledImages, *, arch: Arch, config: TrainConfig, pass_frozen: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._images, self._config, self._pass_frozen = images, config, pass_frozen
+        seed, device = derive_seed(config.augment_seed, UNLABELLED_VIEWS), images.source.device
+        self._mild = Augmenter(image_size=arch.image_size, mean=arch.mean, std=arch.std, seed=seed, device=device)
+        self._mild.set_strength(config.augment_strength)
+        self._strong = StrongAugmenter(
+            PSEUDO_LABELLED, image_size=arch.image_size, mean=arch.mean, std=arch.std, seed=seed, device=device
+        )
+
+    def batches(self, sizes: Sequence[int], epoch: int) -> Iterator[Tensor]:
+        """For each step of an epoch the mild views of some images and then the strong ones, as they are fed (2 U, ...).
+
+        Args:
+            sizes: Labelled images of each step, equal but for the last.
+            epoch: Which one, counted from 0.
+        """
+        ratio = self._config.unlabelled_ratio
+        # All epochs have as many steps, so that each goes on in the pool where the one before has ended.
+        total = ratio * sum(sizes)
+        rows = self._order(epoch * total, total)
+        for step, batch in enumerate(self._images.source.batches(rows, batch_size=ratio * sizes[0])):
+            view = epoch * len(sizes) + step  # each step has its own: an image may come twice in an epoch
+            mild = self._mild.train_view(batch.images, batch.rows, view)
+            strong = self._strong.view(batch.images, batch.rows, view)
+            yield self._pass_frozen(torch.cat([mild, strong]))
+
+    def _order(self, start: int, count: int) -> npt.NDArray[np.int64]:
+        """A piece of an endless order that shows every image once before any comes again."""
+        first, last = start // self._images.count, (start + count - 1) // self._images.count
+        config = self._config
+        rounds = [
+            np.random.default_rng(derive_seed(config.seed, config.trial, number, UNLABELLED_ORDER)).permutation(
+                self._images.count
+            )
+            for number in range(first, last + 1)
+        ]
+        begin = start - first * self._images.count
+        return np.concatenate(rounds)[begin : begin + count]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SemiDescent:
+    """Moves the weights of a run down the gradient of both losses.
+
+    Attributes:
+        classify: From what the learning part is fed and drawn numbers (·, F) to logits (·, C).
+        criterion: The loss of the labelled images.
+        pseudo_labels: That of the others.
+        optimizer: Of what learns; its rate has been set.
+        scaler: Of the loss, in half precision.
+        device: Where to compute.
+    """
+
+    classify: Callable[[Tensor, Tensor], Tensor]
+    criterion: Criterion
+    pseudo_labels: PseudoLabels
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+
+    def whole(
+        self, inputs: Tensor, labels_B: Tensor, drawn_BF: Tensor, unlabelled: Tensor, drawn_UF: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Takes a step.
+
+        Args:
+            inputs: What the learning part is fed of labelled images (B, ...).
+            labels_B: Their classes.
+            drawn_BF: Decides which of their features are dropped.
+            unlabelled: What it is fed of mild views, then of strong ones (2 U, ...).
+            drawn_UF: As `drawn_BF` (2 U, F).
+
+        Returns:
+            Logits of the labelled images (B, C) before the step, and the sum of the losses, float32 and on the device.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        size = len(labels_B)
+        with autocast(self.device):
+            # At once, so that batch normalisation sees one set of images (Sohn et al. 2020, and all code since).
+            logits = self.classify(torch.cat([inputs, unlabelled]), torch.cat([drawn_BF, drawn_UF])).float()
+        mild_UC, strong_UC = logits[size:].chunk(2)
+        loss = self.criterion(logits[:size], labels_B) + self.pseudo_labels.loss(mild_UC, strong_UC)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return logits[:size].detach(), loss.detach()
