@@ -68,17 +68,18 @@ def test_certain_beliefs_stay_as_they_are_whatever_their_mean():
 def test_beliefs_that_drift_towards_one_class_are_drawn_back():
     drifted = logits_of([[0.55, 0.25, 0.20]]).expand(64, 3)
     pseudo = pseudo_labels(rebalance=1.0, confidence=0.5)  # the loss teaches equal frequencies
-    for _ in range(500):
-        pseudo.label(drifted)
-    torch.testing.assert_close(pseudo.beliefs_C, drifted[0].exp(), atol=1e-3, rtol=0)
+    before = (pseudo.beliefs_C - drifted[0].exp()).abs()
+    pseudo.label(drifted)
+    torch.testing.assert_close((pseudo.beliefs_C - drifted[0].exp()).abs(), 0.98 * before)
+    pseudo.beliefs_C.copy_(drifted[0].exp())
     labels, _ = pseudo.label(logits_of([[0.48, 0.40, 0.12], [0.48, 0.12, 0.40]]))
     assert labels.tolist() == [1, 2]
 
 
 def test_a_class_that_is_never_believed_divides_by_no_0():
     pseudo = pseudo_labels()
-    for _ in range(2000):
-        labels, _ = pseudo.label(50 * torch.eye(3)[[0, 1]])
+    pseudo.beliefs_C.copy_(torch.tensor([0.5, 0.5, 0.0]))
+    labels, _ = pseudo.label(50 * torch.eye(3)[[0, 1]])
     assert labels.tolist() == [0, 1]
     assert torch.isfinite(pseudo.loss(50 * torch.eye(3), torch.zeros(3, 3)))
 
