@@ -5,7 +5,7 @@ import torch
 from core.classifier import Classifier
 from core.config import TrainConfig
 
-_LEAST = 2  # images: a single one would take a compiled graph of its own
+_LEAST = 2  # images: a single one would not be worth launching
 
 
 def more_parts(batch_size: int, parts: int) -> int | None:
