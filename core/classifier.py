@@ -23,8 +23,8 @@ class Classifier(nn.Module):
         backbone: The same model; its own classifier is the head.
         head_name: Name of the head inside `backbone`.
         blocks: Names of the parameters and buffers inside `backbone`, block by block from the stem, without the head.
-        drop_rate: Probability of dropping a feature, a tensor without axes. A graph, compiled or recorded, reads it anew
-            at every step, so that one serves all values. It is a setting and no part of the state dict.
+        drop_rate: Probability of dropping a feature, a tensor without axes. A graph, compiled or recorded, reads it
+            anew at every step, so that one serves all values. It is a setting and no part of the state dict.
         unfreeze_depth: Blocks that learn, counted from the head.
 
     Raises:
