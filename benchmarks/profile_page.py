@@ -5,15 +5,11 @@ Every figure comes from benchmarks/results/profile*.json; nothing is written by 
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from benchmarks.reporting import RESULTS
-from core.cli import Parser, run, write
-from core.errors import InputError
+from benchmarks.pages import DOCS, Result, page_parser, write_page
+from core.cli import run
 
-PAGE = Path(__file__).parent.parent / "docs" / "profile.md"
 BAR = 40  # characters of the whole
 
 _HEAD = """# Where the time of a search goes
@@ -25,33 +21,20 @@ and would be left of a search without waste, are the rows of the learning part."
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = Parser(prog="python -m benchmarks.profile_page", description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder (default: benchmarks/results)")
-    parser.add_argument("--out", type=Path, default=PAGE, help="default: docs/profile.md")
-    return parser
+    return page_parser("profile_page", __doc__, DOCS / "profile.md")
 
 
 def main(args: argparse.Namespace) -> int:
     """Writes the page."""
-    from core.files import read_json
-
-    files = sorted(args.results.glob("profile*.json"))
-    if not files:
-        raise InputError(
-            f"`--results` must be a folder with profile*.json, but {args.results} has none. "
-            "Write one with benchmarks.profile."
-        )
-    args.out.write_text(page([read_json(file) for file in files]), encoding="utf-8")
-    write(f"{args.out}: {len(files)} of them")
-    return 0
+    return write_page(args, "profile", page)
 
 
-def page(results: Sequence[Mapping[str, Any]]) -> str:
+def page(results: Sequence[Result]) -> str:
     """The page of what was measured."""
     return "\n\n".join([_HEAD, *map(_section, results)]) + "\n"
 
 
-def _section(result: Mapping[str, Any]) -> str:
+def _section(result: Result) -> str:
     setting, *rows = result["rows"]
     where = f"{result['machine']['cpu']}, {setting['device']}; torch {result['versions']['torch']}"
     table = "\n".join(f"| {row['work']} | {row['share']:.1%} | {'█' * round(BAR * row['share'])} |" for row in rows)

@@ -9,7 +9,6 @@ import pytest
 from benchmarks import ablation, ablation_page
 from benchmarks.ablation_changes import BASE, CHANGES, changed_values, choose_changes
 from benchmarks.ablation_table import best_change, compare, markdown, student_interval
-from benchmarks.reporting import RESULTS
 from core import cli
 from core.config import TrainConfig
 from core.demo import write_demo
@@ -115,9 +114,3 @@ def test_the_page_has_every_figure_from_the_results(tmp_path: Path, capsys: pyte
     (tmp_path / "ablation-a-64.json").unlink()
     assert cli.run(ablation_page.main, ablation_page.build_parser(), arguments) == 2
     assert "must be a folder with ablation-" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(not list(RESULTS.glob("ablation-*.json")), reason="no ablation has been measured")
-def test_the_page_in_docs_is_that_of_the_results() -> None:
-    results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("ablation-*.json"))]
-    assert ablation_page.PAGE.read_text(encoding="utf-8") == ablation_page.page(results)
