@@ -113,4 +113,4 @@ def test_the_page_has_every_figure_from_the_results(tmp_path: Path, capsys: pyte
     assert "| ema-1 | ema=1.0 | 0.620 | +2.0 |" in text
     (tmp_path / "ablation-a-64.json").unlink()
     assert cli.run(ablation_page.main, ablation_page.build_parser(), arguments) == 2
-    assert "must be a folder with ablation-" in capsys.readouterr().err
+    assert "must be a folder with ablation*.json" in capsys.readouterr().err
