@@ -128,7 +128,8 @@ def _inside(box: torch.Tensor, side: int) -> torch.Tensor:
     """Where a box is (H, H). Its edges stay on the device: a recorded step must not look at them."""
     places = torch.arange(side, device=box.device)
     rows, columns = ((places >= low) & (places < high) for low, high in (box[:2], box[2:]))
-    return rows[:, None] & columns
+    inside: torch.Tensor = rows[:, None] & columns
+    return inside
 
 
 def _larger(share: float) -> float:
