@@ -182,12 +182,14 @@ class Session:
             return
         least = setup.space.least_depth
         shallow = dataclasses.replace(setup.known_good, unfreeze_depth=least)
-        shortest_s = measure_trial_s(trainer, shallow) if least < deep.unfreeze_depth else longest_s
+        varies = least < deep.unfreeze_depth
+        shortest_s = measure_trial_s(trainer, shallow) if varies else longest_s
         if shortest_s is None:  # others have taken memory meanwhile
             return
         to_go = self.goal.n_trials - count_finished(self.study)
         write(
-            f"A trial of {epochs} epochs takes {in_words(shortest_s)} ({_learning(least)}) to {in_words(longest_s)} "
+            f"A trial of {epochs} epochs takes {f'{in_words(shortest_s)} ({_learning(least)}) to ' if varies else ''}"
+            f"{in_words(longest_s)} "
             f"(everything learns); the search at most about {in_words(longest_s * to_go)}, less what ends early."
         )
 

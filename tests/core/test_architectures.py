@@ -8,6 +8,8 @@ import torch
 from benchmarks.contract import NAMED, SMALL, check_architecture
 from core.archs import resolve_arch
 from core.backbones import build_classifier, build_skeleton
+from core.classifier import Classifier
+from core.cut import Cut
 from core.errors import InputError
 
 
@@ -37,6 +39,28 @@ def test_what_cannot_be_cut_is_computed_whole() -> None:
     # Its position embedding depends on the size of its input.
     kept = check_architecture("test_vit", every_depth=False)
     assert set(kept.cut) < set(kept.depths[:-1])
+
+
+def test_the_contract_catches_running_statistics_that_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classifier, "train", torch.nn.Module.train)
+    with pytest.raises(AssertionError, match=r"test_resnet at depth 0: .* tensors that learn and shouldn't"):
+        check_architecture("test_resnet", every_depth=False)
+
+
+def test_the_contract_catches_a_cut_that_leads_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere(torch.nn.Module):
+        def forward(self, activations: torch.Tensor) -> torch.Tensor:
+            return activations + 1
+
+    right = Classifier.cut
+
+    def wrong(self: Classifier, image_size: int) -> Cut | None:
+        cut = right(self, image_size)
+        return cut and Cut(cut.frozen, torch.nn.Sequential(cut.learning, Elsewhere()))
+
+    monkeypatch.setattr(Classifier, "cut", wrong)
+    with pytest.raises(AssertionError, match="test_resnet at depth 0: activations of the frozen part lead elsewhere"):
+        check_architecture("test_resnet", every_depth=False)
 
 
 @pytest.mark.parametrize(
