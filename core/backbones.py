@@ -162,7 +162,8 @@ def _fit_to_images(backbone: "nn.Module", arch: Arch) -> None:
         )
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.searchsorted", category=UserWarning)  # of timm's own
+            # How timm uses torch while it resamples is not for our users to mend.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"timm\.layers\.interpolate")
             backbone.set_input_size(img_size=(arch.image_size, arch.image_size))  # type: ignore[operator]
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise _refused_size(arch, error) from error

@@ -253,7 +253,7 @@ def test_several_architectures_have_a_study_each_and_what_is_tuned_is_part_of_it
         complete = json.loads((folder / "trial-0000" / "complete.json").read_text())
         assert summary["best"][0]["zeros"] == complete["zeros"]
     ranges = json.loads((folder / "study.json").read_text())["space"]["parameters"]
-    assert ranges["l1"] == "1e-05 to 0.03, logarithmic"
+    assert ranges["l1"] == "0.0001 to 0.1, logarithmic"
     gap = re.search(r"Overfitting gap of trial 0, .*: (\S+) - (\S+) = ([+-]\S+)\.$", output, re.MULTILINE)
     assert gap is not None
     assert float(gap[1]) - float(gap[2]) == pytest.approx(float(gap[3]), abs=0.0011)
