@@ -138,7 +138,7 @@ def _refusals(release: str, count: int, refused: Sequence[ArchFacts]) -> str:
     for each in refused:
         families.setdefault(_reason(each.refusal), []).append(each.name)
     lines = [f"- {reason}: {_folded(names)}" for reason, names in sorted(families.items())]
-    said = f"Of the {count:,} models of timm {release}, {len(refused)} are refused in one sentence; so many whose names begin so:"
+    said = f"Of the {count:,} models of timm {release}, {len(refused)} are refused in one sentence; so many begin so:"
     return "\n".join(["## What is refused", said, "", *lines])
 
 

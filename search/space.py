@@ -36,9 +36,9 @@ class Tunable(NamedTuple):
     first: Any
 
 
-# l1: from nothing that shows to most weights zero. Over the two thousand steps of a run on HAM10000 a weight is pulled by
-# about l1 in all at a peak rate of 1e-3, over those of some hundred images by a tenth; pretrained weights are of the
-# order of 0.01 to 0.1.
+# l1: from nothing that shows to most weights zero. Over the two thousand steps of a run on HAM10000 a weight is pulled
+# by about l1 in all at a peak rate of 1e-3, over those of some hundred images by a tenth; pretrained weights are of
+# the order of 0.01 to 0.1.
 TUNABLE = {
     "l1": Tunable(FloatDistribution(1e-4, 1e-1, log=True), 1e-3),
     "mixup": Tunable(FloatDistribution(0.0, 1.0), 0.2),
