@@ -50,6 +50,11 @@ class Classifier(nn.Module):
         """The depth at which everything learns: the number of blocks, the stem being one."""
         return len(self.blocks)
 
+    @property
+    def body_size(self) -> int:
+        """Number of parameters, those of the head aside, which depend on the classes."""
+        return sum(p.numel() for p in self.parameters()) - sum(p.numel() for p in self._head.parameters())
+
     def forward(self, images: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Logits (B, C) of normalised images (B, 3, H, W); `drawn` as in `classify`."""
         return self.classify(self.embed(images), drawn)

@@ -12,6 +12,7 @@ from torch import Tensor
 from core.device import autocast
 from core.losses import Criterion
 from core.mixing import BatchMix
+from core.sparsity import shrink
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,6 +25,7 @@ class Descent:
         optimizer: Of what learns; its rate has been set.
         scaler: Of the loss, in half precision.
         device: Where to compute.
+        l1: By how much the step shrinks the weights besides; see `core.sparsity.shrink`.
     """
 
     classify: Callable[[Tensor, Tensor], Tensor]
@@ -31,6 +33,7 @@ class Descent:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
+    l1: float = 0.0
 
     def whole(self, inputs: Tensor, labels_B: Tensor, drawn_BF: Tensor, *mix: Tensor) -> tuple[Tensor, ...]:
         """Takes a step with a batch.
@@ -39,7 +42,7 @@ class Descent:
             inputs: What the learning part is fed (B, ...).
             labels_B: Classes.
             drawn_BF: Decides which features are dropped.
-            mix: The fields of a `BatchMix`, if the batch is blended.
+            mix: The tensors of a `BatchMix`, if the batch is mixed.
 
         Returns:
             Logits (B, C) before the step, and the loss, both float32 and on the device.
@@ -65,5 +68,7 @@ class Descent:
             logits.append(logits_BC.detach())
             losses.append(loss.detach())
         self.scaler.step(self.optimizer)
+        if self.l1 > 0:
+            shrink(self.optimizer, self.l1)
         self.scaler.update()
         return torch.cat(logits), torch.stack(losses).sum()

@@ -4,6 +4,7 @@ import torch
 
 from core.classifier import Classifier
 from core.config import TrainConfig
+from core.mixing import mixes
 
 _LEAST = 2  # images: a single one would not be worth launching
 
@@ -24,8 +25,8 @@ def can_be_parted(model: Classifier, config: TrainConfig) -> bool:
         model: The model, at the config's depth.
         config: Of the run.
     """
-    # Images are blended with others of their batch, which may be in another part.
-    return config.mixup == 0 and keeps_images_apart(model, config.image_size)
+    # Images are mixed with others of their batch, which may be in another part.
+    return not mixes(config) and keeps_images_apart(model, config.image_size)
 
 
 def keeps_images_apart(model: Classifier, image_size: int) -> bool:

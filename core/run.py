@@ -89,6 +89,7 @@ class Run:
             optimizer=self.optimizer,
             scaler=self.scaler,
             device=self.device,
+            l1=self.config.l1,
         )
         # A recording is of this run alone: it holds the run's loss, its decay and where its moments lie. It takes as
         # long as a few steps. Parts are of a run that lacks memory, and recordings take some.
@@ -228,7 +229,7 @@ class Run:
         # For the whole batch at once: a generator would give other numbers for its parts.
         draws = torch.split(self.model.draw(size), self.config.batch_size // self.parts)
         fed = [(part.inputs, part.labels, drawn) for part, drawn in zip(parts, draws, strict=True)]
-        return self.descend(*chain.from_iterable(fed), *(() if mix is None else (mix.partners, mix.share)))
+        return self.descend(*chain.from_iterable(fed), *(() if mix is None else mix.tensors))
 
     def predict_val(self, rows: Rows) -> npt.NDArray[np.float32]:
         """Probabilities (N, C) of validation rows."""

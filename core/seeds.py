@@ -8,7 +8,7 @@ from core.config import TrainConfig
 Rows = npt.NDArray[np.int64]
 
 # What a seed is for, so that no two uses share one.
-ORDER, DROPOUT, MIXUP, AUGMENT, SAMPLER, CONFIRM = 0, 1, 2, 100, 101, 102
+ORDER, DROPOUT, MIXUP, CUTMIX, AUGMENT, SAMPLER, CONFIRM = 0, 1, 2, 3, 100, 101, 102
 
 
 def derive_seed(*parts: int) -> int:

@@ -14,6 +14,7 @@ from core.artifacts import StudiesFolder, StudyFolder
 from core.backbones import build_classifier
 from core.budget import Budget
 from core.cache import cache_folder
+from core.classifier import Classifier
 from core.cli import write
 from core.config import TrainConfig
 from core.datasets import load_manifest
@@ -25,6 +26,7 @@ from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
+from core.uses import least_depth
 from core.weights import Weights, resolve_weights
 from search.leases import Leases
 from search.resources import Resources
@@ -62,6 +64,7 @@ class Settings:
     backend: str
     scheduler: str
     grace_s: float
+    tune: tuple[str, ...] = ()
 
     @property
     def resources(self) -> Resources:
@@ -183,7 +186,13 @@ def prepare(settings: Settings) -> Setup:
         folders.append(settings.studies.study(small_name(name, settings.search_size)))
     weights = find_weights(settings, arch, folders)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
-    space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
+    space = build_space(
+        arch.timm_name,
+        model.max_unfreeze_depth,
+        parameters=model.body_size,
+        pretrained=bool(weights.state),
+        tuned=find_places(settings.tune, model, arch),
+    )
     return Setup(
         settings=settings,
         arch=arch,
@@ -194,6 +203,24 @@ def prepare(settings: Settings) -> Setup:
         space=space,
         folder=folder,
     )
+
+
+def find_places(tune: Sequence[str], model: Classifier, arch: Arch) -> dict[str, int]:
+    """The fields that ``--tune`` names, each with the blocks that must learn for it to do anything.
+
+    Raises:
+        InputError: The architecture has no place for one.
+    """
+    places = {}
+    for field in tune:
+        depth = least_depth(field, model)
+        if depth is None:
+            raise InputError(
+                f"`--tune` must name fields that {arch.timm_name} has a place for, but got {field}, and timm leaves "
+                "out no residual branches of it. Leave it out, or choose another architecture."
+            )
+        places[field] = depth
+    return places
 
 
 def locate_data(data: DataSpec) -> DataSpec:
