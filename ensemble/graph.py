@@ -59,9 +59,8 @@ class EnsembleGraph(nn.Module):
         assert voted_NC is not None, "an ensemble has members"
         if self.spec.rule.vote == "geometric":
             voted_NC = voted_NC.softmax(1)
-        return (
-            voted_NC if self.spec.rule.temperature == 1 else (_logs(voted_NC) / self.spec.rule.temperature).softmax(1)
-        )
+        temperature = self.spec.rule.temperature
+        return voted_NC if temperature == 1 else (_logs(voted_NC) / temperature).softmax(1)
 
 
 class _MemberGraph(nn.Module):
