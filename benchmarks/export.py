@@ -48,7 +48,8 @@ def main(args: argparse.Namespace) -> int:
     from ensemble.spec import EnsembleSpec
 
     spec, studies = EnsembleSpec.read(args.ensemble), args.studies or args.ensemble.resolve().parent
-    val, rows = find_images(spec, studies, args.data, "val"), []
+    val = find_images(spec, studies, args.data, "val")
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dermatune-export-") as folder:
         for name, part in parts(spec):
             alone = Path(folder) / "ensemble"
@@ -61,16 +62,14 @@ def main(args: argparse.Namespace) -> int:
                 where = ["--int8", "--studies", str(studies), *(f"--data={place}" for place in args.data)]
                 if export([str(alone), "--out", str(out), *(where if precision == "int8" else [])]):
                     return 1
-                row = measure(ExportedEnsemble(out, threads=1), val, args.images, args.repeats)
-                rows.append({"what": name, "precision": precision, "megabytes": out.stat().st_size / 1e6, **row})
-                write(
-                    f"{name:<24} {precision:<8} {rows[-1]['megabytes']:6.1f} MB  {show(row['ms_per_image'])} ms an image  "
-                    f"recall {row['macro_recall']:.1%} of {row['images']:,}"
-                )
+                figures = measure(ExportedEnsemble(out, threads=1), val, args.images, args.repeats)
+                row = {"what": name, "precision": precision, "megabytes": out.stat().st_size / 1e6, **figures}
+                rows.append(row)
+                size, took = f"{row['megabytes']:6.1f} MB", f"{show(row['ms_per_image'])} ms an image"
+                recall = f"recall {row['macro_recall']:.1%} of {row['images']:,}"
+                write(f"{name:<24} {precision:<8} {size}  {took}  {recall}")
     ratio = rows[-1]["ms_per_image"]["median"] / rows[-2]["ms_per_image"]["median"]
-    finish(
-        args.out, rows=rows, ratio=ratio, about="milliseconds of the ensemble in int8 over those in float32, one core"
-    )
+    finish(args.out, rows=rows, ratio=ratio, about="milliseconds of the ensemble in int8 over float32, on one core")
     return 0
 
 

@@ -40,7 +40,8 @@ def predict(args: argparse.Namespace) -> int:
     from ensemble.isic import challenge_places, challenge_rows, read_list, take_listed
     from ensemble.predictions import told
 
-    spec, classify = (_open_file if args.ensemble.is_file() else _open_folder)(args.ensemble, args.device)
+    is_file = args.ensemble.suffix == ".onnx" and not args.ensemble.is_dir()
+    spec, classify = (_open_file if is_file else _open_folder)(args.ensemble, args.device)
     listed = read_list(args.list) if args.list else []
     if args.format == "isic":
         challenge_places(spec.classes)
