@@ -80,6 +80,7 @@ def test_what_a_backbone_or_run_has_no_place_for_is_left_out_or_refused() -> Non
         choose("paths-0.1", depth=1)
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_demo(tmp_path / "demo", images=80, width=96, height=72, workers=1)
     recording, out = tmp_path / "runs.json", tmp_path / "table.json"
