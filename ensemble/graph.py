@@ -106,8 +106,7 @@ def input_sizes(spec: EnsembleSpec) -> tuple[int, ...]:
 def scale(pixels_NSSC: Tensor, image_size: int) -> Tensor:
     """The whole field at the size that a model sees, float32 (N, 3, H, H) in 0 to 255.
 
-    As `core.augment.Augmenter.eval_view`, whose `grid_sample` reads the same places: S is at least H, so that none lies
-    outside and nothing is ever reflected. They differ by rounding only, 0.01 grey levels at 300 pixels.
+    By the operation of `core.augment.Augmenter.eval_view`.
     """
     # Contiguous, or what comes after pools by strides, which becomes a dozen operations of indexing.
     images_NCSS = pixels_NSSC.permute(0, 3, 1, 2).float().contiguous()
