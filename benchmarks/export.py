@@ -11,7 +11,7 @@ import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Exports, times and judges."""
+    """Exports, then times all files turn by turn, and judges them."""
     from ensemble.calibrating import find_images
     from ensemble.export import main as export
     from ensemble.exported import ExportedEnsemble
@@ -49,25 +49,27 @@ def main(args: argparse.Namespace) -> int:
 
     spec, studies = EnsembleSpec.read(args.ensemble), args.studies or args.ensemble.resolve().parent
     val = find_images(spec, studies, args.data, "val")
+    files: list[ExportedEnsemble] = []
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dermatune-export-") as folder:
+        alone = Path(folder) / "ensemble"
+        alone.mkdir()
+        (alone / "members").symlink_to((args.ensemble / "members").resolve())
         for name, part in parts(spec):
-            alone = Path(folder) / "ensemble"
-            alone.mkdir(exist_ok=True)
-            if not (alone / "members").exists():
-                (alone / "members").symlink_to((args.ensemble / "members").resolve())
             part.write(alone)
             for precision in ("float32", "int8"):
                 out = Path(folder) / f"{len(rows)}.onnx"
                 where = ["--int8", "--studies", str(studies), *(f"--data={place}" for place in args.data)]
                 if export([str(alone), "--out", str(out), *(where if precision == "int8" else [])]):
                     return 1
-                figures = measure(ExportedEnsemble(out, threads=1), val, args.images, args.repeats)
-                row = {"what": name, "precision": precision, "megabytes": out.stat().st_size / 1e6, **figures}
-                rows.append(row)
-                size, took = f"{row['megabytes']:6.1f} MB", f"{show(row['ms_per_image'])} ms an image"
-                recall = f"recall {row['macro_recall']:.1%} of {row['images']:,}"
-                write(f"{name:<24} {precision:<8} {size}  {took}  {recall}")
+                files.append(ExportedEnsemble(out, threads=1))
+                rows.append({"what": name, "precision": precision, "megabytes": out.stat().st_size / 1e6})
+    timed = val.files[: args.images]
+    for row, taken, file in zip(rows, time_in_turns(files, timed, args.repeats), files, strict=True):
+        row |= {"ms_per_image": spread(taken), "timed_images": len(timed), **judge(file, val)}
+        size, took = f"{row['megabytes']:6.1f} MB", f"{show(row['ms_per_image'])} ms an image"
+        recall = f"recall {row['macro_recall']:.1%} of {row['images']:,}"
+        write(f"{row['what']:<24} {row['precision']:<8} {size}  {took}  {recall}")
     ratio = rows[-1]["ms_per_image"]["median"] / rows[-2]["ms_per_image"]["median"]
     finish(args.out, rows=rows, ratio=ratio, about="milliseconds of the ensemble in int8 over float32, on one core")
     return 0
@@ -83,32 +85,35 @@ def parts(spec: "EnsembleSpec") -> Iterator[tuple[str, "EnsembleSpec"]]:
     yield f"ensemble of {len(spec.members)}", spec
 
 
-def measure(exported: "ExportedEnsemble", val: "Images", timed: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds of an image and recall on validation."""
+def time_in_turns(files: "Sequence[ExportedEnsemble]", images: Sequence[Path], repeats: int) -> list[list[float]]:
+    """Milliseconds of an image by each file, once a turn; a busy neighbour then slows all of them alike."""
     from ensemble.calibrating import decode_for
+
+    sizes = sorted({one.size for file in files for one in file.card.inputs})
+    pixels, taken = decode_for(sizes, images), [list[float]() for _ in files]
+    for turn in range(repeats + 1):
+        for file, times in zip(files, taken, strict=True):
+            places = range(len(images) if turn else min(_WARM_UP, len(images)))
+            start = time.perf_counter()
+            for place in places:
+                file.run({one.name: pixels[one.name][place : place + 1] for one in file.card.inputs})
+            if turn:
+                times.append(1000 * (time.perf_counter() - start) / len(places))
+    return taken
+
+
+def judge(file: "ExportedEnsemble", val: "Images") -> dict[str, Any]:
+    """Macro recall on validation, and what the card says of int8."""
     from ensemble.crossfit import Truth
     from ensemble.decision import choose
 
-    pixels = decode_for([one.size for one in exported.card.inputs], val.files[:timed])
-    count = min(timed, len(val.files))
-    taken = []
-    for turn in range(repeats + 1):
-        start = time.perf_counter()
-        for place in range(count if turn else min(_WARM_UP, count)):
-            exported.run({name: array[place : place + 1] for name, array in pixels.items()})
-        if turn:
-            taken.append(1000 * (time.perf_counter() - start) / count)
-    probs_NC = exported.predict_proba(val.files)
-    truth = Truth.of(val.labels, val.groups, len(exported.card.classes))
-    hits_N = choose(probs_NC) == val.labels
-    low, high = truth.interval(hits_N)
+    truth = Truth.of(val.labels, val.groups, len(file.card.classes))
+    hits_N = choose(file.predict_proba(val.files)) == val.labels
     return {
-        "ms_per_image": spread(taken),
-        "timed_images": count,
         "images": len(val.files),
         "macro_recall": float(truth.recalls(hits_N[None])[0]),
-        "macro_recall_interval": [low, high],
-        "int8": exported.card.provenance["int8"],
+        "macro_recall_interval": list(truth.interval(hits_N)),
+        "int8": file.card.provenance["int8"],
     }
 
 
