@@ -129,5 +129,5 @@ def list_archs(pattern: str) -> Iterator[str]:
     refused = [each.name for each in found if each.refusal]
     if refused:
         yield f"{len(refused)} more that can't be used, as --arch NAME says why: {', '.join(refused)}"
-    if any(name == ALIASES["mobilenet"] for name in (each.name for each in usable)):
+    if any(each.name == ALIASES["mobilenet"] for each in usable):
         yield f"--arch mobilenet is {ALIASES['mobilenet']}."

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli
+from core.dataspec import add_places_argument
 from core.errors import InputError
 
 if TYPE_CHECKING:
@@ -162,12 +163,8 @@ def _parser() -> argparse.ArgumentParser:
         help="training images that int8 is calibrated on, of each class as many [256]",
     )
     parser.add_argument("--studies", type=Path, metavar="FOLDER", help="where its studies lie, for int8 [above it]")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="PLACE",
+    add_places_argument(
+        parser,
         help="where the images are, if they have moved, for int8; as often and in the order as for the search",
     )
     return parser
