@@ -51,13 +51,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Runs what is missing, and compares."""
+    from core.backbones import build_classifier
     from core.device import resolve_device
 
     device = resolve_device(args.device)
     task = open_seed(args, 0)
     name = f"ablation-{args.arch}-{task.arch.image_size}.json"
-    base = base_values(task, args.depth)
-    names = choose_changes(args.only, task.arch.timm_name, args.epochs)
+    model = build_classifier(task.arch, num_classes=len(task.manifest.classes), weights=None, seed=0)
+    base = base_values(task, model, args.depth)
+    depth = base["unfreeze_depth"]
+    names = choose_changes(args.only, model, task.arch.timm_name, epochs=args.epochs, depth=depth)
     configs = [config_of(task, args.epochs, base, change) for change in (BASE, *names)]  # refused now or never
     recording = Recording(args.recording or RECORDINGS / name, describe(args, device, task, base))
     missing = [

@@ -8,6 +8,7 @@ from core.errors import InputError
 
 if TYPE_CHECKING:
     from benchmarks.setup import Task
+    from core.classifier import Classifier
 
 BASE = "base"
 LARGER = "size-1.5"  # the one change that costs more
@@ -32,6 +33,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "paths-0.2": {"drop_path": 0.2},
     "mixup-0.2": {"mixup": 0.2},
     "mixup-0.4": {"mixup": 0.4},
+    "cutmix-0.2": {"cutmix": 0.2},
+    "cutmix-1": {"cutmix": 1.0},
+    "l1-0.001": {"l1": 0.001},
+    "l1-0.01": {"l1": 0.01},
     "augment-0.5": {"augment_strength": 0.5},
     "augment-1.5": {"augment_strength": 1.5},
     LARGER: {},  # depends on the base's
@@ -50,37 +55,50 @@ def changed_values(name: str, image_size: int) -> dict[str, Any]:
     return CHANGES.get(name, {})
 
 
-def choose_changes(only: Sequence[str], timm_name: str, epochs: int) -> list[str]:
+def choose_changes(only: Sequence[str], model: "Classifier", timm_name: str, *, epochs: int, depth: int) -> list[str]:
     """The changes to measure: those that were asked for, or all that this backbone and run have a place for.
+
+    Args:
+        only: Those that were asked for, if any.
+        model: The backbone.
+        timm_name: Its name.
+        epochs: Of a run.
+        depth: Blocks that learn.
 
     Raises:
         InputError: One was asked for that they have no place for.
     """
-    from core.backbones import drop_path_shares
+    from core.uses import least_depth
 
     impossible = {name for name, values in CHANGES.items() if values.get("average_last", 0) > epochs}
-    if not drop_path_shares(timm_name):
-        impossible |= {name for name, values in CHANGES.items() if "drop_path" in values}
+    for name, values in CHANGES.items():
+        least = [least_depth(field, model) for field in values]
+        if any(each is None or each > depth for each in least):
+            impossible.add(name)
     if wrong := [name for name in only if name in impossible]:
         raise InputError(
-            f"`--only` must name changes that {timm_name} and {epochs} epochs have a place for, but got {wrong[0]}. "
-            "Leave it out, or take another backbone or more epochs."
+            f"`--only` must name changes that {timm_name} with {depth} blocks that learn and {epochs} epochs have a "
+            f"place for, but got {wrong[0]}. Leave it out, or take another backbone, --depth or more epochs."
         )
     return list(only) or [name for name in CHANGES if name not in impossible]
 
 
-def base_values(task: "Task", depth: int | None) -> dict[str, Any]:
+def base_values(task: "Task", model: "Classifier", depth: int | None) -> dict[str, Any]:
     """The base: the first trial of a search with this backbone.
 
     Args:
         task: Backbone and images.
+        model: The backbone.
         depth: Blocks that learn; None for the first trial's.
     """
-    from core.backbones import build_classifier
     from search.space import build_space
 
-    model = build_classifier(task.arch, num_classes=len(task.manifest.classes), weights=None, seed=0)
-    space = build_space(task.arch.timm_name, model.max_unfreeze_depth, pretrained=bool(task.weights.state))
+    space = build_space(
+        task.arch.timm_name,
+        model.max_unfreeze_depth,
+        parameters=model.body_size,
+        pretrained=bool(task.weights.state),
+    )
     return space.known_good | ({} if depth is None else {"unfreeze_depth": depth})
 
 

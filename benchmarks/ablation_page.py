@@ -5,16 +5,11 @@ Every figure comes from benchmarks/results/ablation-*.json; nothing is written b
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from benchmarks.ablation_table import markdown
-from benchmarks.reporting import RESULTS
-from core.cli import Parser, run, write
-from core.errors import InputError
-
-PAGE = Path(__file__).parent.parent / "docs" / "ablations.md"
+from benchmarks.pages import DOCS, Result, page_parser, write_page
+from core.cli import run
 
 _HEAD = """# Ablations
 
@@ -29,33 +24,20 @@ A search draws a change only if its interval lies above 0. Of forty changes that
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = Parser(prog="python -m benchmarks.ablation_page", description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder (default: benchmarks/results)")
-    parser.add_argument("--out", type=Path, default=PAGE, help="default: docs/ablations.md")
-    return parser
+    return page_parser("ablation_page", __doc__, DOCS / "ablations.md")
 
 
 def main(args: argparse.Namespace) -> int:
     """Writes the page."""
-    from core.files import read_json
-
-    files = sorted(args.results.glob("ablation-*.json"))
-    if not files:
-        raise InputError(
-            f"`--results` must be a folder with ablation-*.json, but {args.results} has none. "
-            "Write one with benchmarks.ablation."
-        )
-    args.out.write_text(page([read_json(file) for file in files]), encoding="utf-8")
-    write(f"{args.out}: {len(files)} of them")
-    return 0
+    return write_page(args, "ablation", page)
 
 
-def page(results: Sequence[Mapping[str, Any]]) -> str:
+def page(results: Sequence[Result]) -> str:
     """The page of what was measured."""
     return "\n\n".join([_HEAD, *map(_section, results)]) + "\n"
 
 
-def _section(result: Mapping[str, Any]) -> str:
+def _section(result: Result) -> str:
     setting, *rows = result["rows"]
     base = ", ".join(f"{name}={value}" for name, value in setting["base"].items())
     machine = result["machine"]

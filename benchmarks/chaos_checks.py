@@ -28,7 +28,8 @@ def find_losses(words: list[str], *, trials: int) -> list[str]:
     from search.run import build_parser, read_settings
     from search.setup import prepare
 
-    setup = prepare(read_settings(build_parser().parse_args(words)))
+    (settings,) = read_settings(build_parser().parse_args(words))
+    setup = prepare(settings)
     place = setup.settings.studies.place
     records = open_studies(place, with_models=True).study(setup.folder.name).read_trials()
     losses = [*check_counts(setup, records, trials), *check_artifacts(records), *check_histories(setup, records)]

@@ -146,7 +146,7 @@ def _fill(place: _Place, held: int) -> None:
 def _space() -> "Space":
     from search.space import build_space
 
-    return build_space("mobilenetv2_100", 8, pretrained=True)
+    return build_space("mobilenetv2_100", 8, parameters=2_223_872, pretrained=True)
 
 
 def _work(place: _Place, seconds: float, trial_s: float, wait_s: float) -> list[float]:

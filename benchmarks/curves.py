@@ -56,7 +56,12 @@ def main(args: argparse.Namespace) -> int:
     )
     activations = activations_in(cache_folder("activations"), device, gigabytes=60)
     trainer = open_trainer(task, device, activations=activations)
-    space = build_space(task.arch.timm_name, trainer.model.max_unfreeze_depth, pretrained=bool(task.weights.state))
+    space = build_space(
+        task.arch.timm_name,
+        trainer.model.max_unfreeze_depth,
+        parameters=trainer.model.body_size,
+        pretrained=bool(task.weights.state),
+    )
     fixed, train_images = task.fixed(args.epochs), len(task.split.train)
     provenance = {
         "command": "python -m benchmarks.curves " + " ".join(sys.argv[1:]),

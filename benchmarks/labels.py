@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> int:
     """Runs what is missing, and compares."""
     from benchmarks.ablation import Recording
     from benchmarks.ablation_changes import base_values
+    from core.backbones import build_classifier
     from core.device import resolve_device
 
     if len(args.data) != 1 or not args.data[0].is_dir():
@@ -72,7 +73,8 @@ def main(args: argparse.Namespace) -> int:
         )
     device, task = resolve_device(args.device), open_seed(args, 0, args.weights)
     name = f"labels-{args.arch}-{task.arch.image_size}"
-    base = base_values(task, None)
+    model = build_classifier(task.arch, num_classes=len(task.manifest.classes), weights=None, seed=0)
+    base = base_values(task, model, None)
     recording = Recording(args.recording or RECORDINGS / f"{name}.json", describe(args, device, task, base))
     wanted = [(seed, share, arm) for seed in range(args.seeds) for share in args.shares for arm in ARMS]
     missing = [each for each in wanted if not recording.holds(each[0], run_name(*each[1:]))]

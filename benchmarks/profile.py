@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Runs the search and shows the shares."""
     from benchmarks.setup import open_task, write_table
+    from core.device import describe_device, resolve_device
 
     task = open_task(
         read_data(args),
@@ -88,6 +89,12 @@ def main(args: argparse.Namespace) -> int:
         cli.write(f"{row['share']:6.1%}  {row['work']}")
     setting = {
         "table": "setting",
+        "data": task.manifest.layout,
+        "arch": task.arch.timm_name,
+        "image_size": task.arch.image_size,
+        "epochs": args.epochs,
+        "trials": args.trials,
+        "device": describe_device(resolve_device(args.device)),
         "seconds": looks.total() * PERIOD_S,
         "train_images": len(task.split.train),
         "val_images": len(task.split.val),

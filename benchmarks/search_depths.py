@@ -7,6 +7,7 @@ part's share of an epoch and T that of the learning part.
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.reporting import peak_memory_gb
@@ -55,10 +56,22 @@ def _deepest() -> int:
     return int(STATE["trainer"].model.max_unfreeze_depth)
 
 
+@lru_cache(maxsize=1)
+def _body_size() -> int:
+    from core.backbones import build_classifier
+
+    return build_classifier(STATE["task"].arch, num_classes=2, weights=None, seed=0).body_size
+
+
 def _values(depth: int, number: int) -> dict[str, Any]:
     from search.space import build_space
 
-    space = build_space(STATE["task"].arch.timm_name, max(depth, 1), pretrained=True)
+    space = build_space(
+        STATE["task"].arch.timm_name,
+        max(depth, 1),
+        parameters=_body_size(),
+        pretrained=True,
+    )
     return {**space.known_good, "unfreeze_depth": depth, "trial": number}
 
 

@@ -113,7 +113,12 @@ def _search_plainly(plan: Plan, n_trials: int, seed: int, begin: float) -> list[
     open_plain(plan)
     task = STATE["task"]
     model = build_classifier(task.arch, num_classes=len(task.manifest.classes), weights=task.weights, seed=0)
-    space = build_space(task.arch.timm_name, model.max_unfreeze_depth, pretrained=bool(task.weights.state))
+    space = build_space(
+        task.arch.timm_name,
+        model.max_unfreeze_depth,
+        parameters=model.body_size,
+        pretrained=bool(task.weights.state),
+    )
     before_s = time.time() - begin
     ships = search_parser().get_default
     trials = plain.plain_search(

@@ -72,6 +72,13 @@ def resolve_arch(name: str) -> Arch:
     )
 
 
+def list_names() -> list[str]:
+    """The names of all timm models, without tags."""
+    import timm
+
+    return timm.list_models()
+
+
 def _unknown(rule: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5) or [*ALIASES, *IMAGE_SIZES]
     return f"`arch` must be {rule}, but got arch={name!r}. Use {' or '.join(near)}, for example."

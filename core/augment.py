@@ -77,7 +77,7 @@ class Augmenter:
         self.seed = seed
         self._mean_C = torch.tensor(mean, dtype=torch.float32, device=device)
         self._std_C = torch.tensor(std, dtype=torch.float32, device=device)
-        # In a tensor, so that a compiled graph serves every strength.
+        # In a tensor, which a card need not be sent at every batch.
         self._strength = torch.zeros((), device=device)
 
     def set_strength(self, strength: float) -> None:

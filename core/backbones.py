@@ -7,6 +7,7 @@
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -37,25 +38,50 @@ def build_classifier(arch: Arch, *, num_classes: int, weights: "Weights | None",
         seed: Of the head and, without weights, of the backbone; PyTorch's own generators stay as they are.
 
     Raises:
-        InputError: The weights are another architecture's, or the architecture refuses the image size.
+        InputError: The weights are another architecture's, or the architecture refuses the image size or can't be used.
     """
-    import timm
-
     from core.classifier import Classifier, find_head
     from core.stochastic_depth import insert_stochastic_depth
 
     with _seeded(seed):
-        backbone = timm.create_model(arch.timm_name, pretrained=False, drop_rate=0.0)
+        backbone = _create(arch)
     head_name = find_head(backbone)
     if weights is not None and weights.state:
         _load_backbone(backbone, head_name, weights, arch)
+    _fit_to_images(backbone, arch)
     # Seeded afresh, so that the head of a seed is the same whatever the backbone drew.
     with _seeded(seed):
         backbone.reset_classifier(num_classes)  # type: ignore[operator]
     insert_stochastic_depth(backbone, drop_path_shares(arch.timm_name))
     model = Classifier(backbone)
-    check_image_size(model, arch)
+    check_forward(model, arch)
     return model
+
+
+def build_skeleton(arch: Arch) -> "Classifier":
+    """A classifier without memory for its weights, of which everything else can be told.
+
+    Raises:
+        InputError: The architecture can't be used.
+    """
+    import torch
+
+    from core.classifier import Classifier
+
+    with torch.device("meta"):
+        return Classifier(_create(arch))
+
+
+def _create(arch: Arch) -> "nn.Module":
+    import timm
+
+    try:
+        return timm.create_model(arch.timm_name, pretrained=False, drop_rate=0.0)
+    except TypeError as error:  # what timm lists besides classifiers takes other arguments
+        raise InputError(
+            f"`arch` must be an image classifier, but timm can't build {arch.timm_name} as one ({error}). Choose "
+            "another."
+        ) from error
 
 
 @lru_cache(maxsize=8)
@@ -123,31 +149,63 @@ def _load_backbone(backbone: "nn.Module", head_name: str, weights: "Weights", ar
     backbone.load_state_dict(given, strict=False)
 
 
+def _fit_to_images(backbone: "nn.Module", arch: Arch) -> None:
+    """Has a transformer take images of another size than its weights', where timm knows how to resample positions."""
+    own = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    if own is None or own == (arch.image_size, arch.image_size) or not hasattr(backbone, "set_input_size"):
+        return
+    patch = max(backbone.patch_embed.patch_size)  # type: ignore[union-attr, arg-type]
+    if arch.image_size % patch:  # timm would leave out the border
+        raise InputError(
+            f"`image_size` must be a multiple of the {patch} pixels of a patch of {arch.timm_name}, but got "
+            f"image_size={arch.image_size}. Its own is {own[0]}."
+        )
+    try:
+        with warnings.catch_warnings():
+            # How timm uses torch while it resamples is not for our users to mend.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"timm\.layers\.interpolate")
+            backbone.set_input_size(img_size=(arch.image_size, arch.image_size))  # type: ignore[operator]
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise _refused_size(arch, error) from error
+
+
+def _refused_size(arch: Arch, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputError(
+        f"`image_size` must be one that {arch.timm_name} accepts, but got image_size={arch.image_size} ({reason}). "
+        f"Its own is {resolve_arch(arch.name).image_size}."
+    )
+
+
 def _is_optional(name: str, head_name: str) -> bool:
     return name.startswith(f"{head_name}.") or name.endswith("num_batches_tracked")
 
 
-def check_image_size(model: "Classifier", arch: Arch) -> None:
-    """Sends one black image through the model.
+def check_forward(model: "Classifier", arch: Arch) -> None:
+    """Sends one image through the model, and through timm's own, which must say the same.
 
     Raises:
-        InputError: The architecture refuses images of this size: too small, or not the one size of a transformer.
+        InputError: The architecture refuses images of this size: too small, or not the one size of a transformer. Or it
+            makes something else of an image than its head does of its features.
     """
     import torch
 
     was_training = model.training
-    device = next(model.parameters()).device
+    device, size = next(model.parameters()).device, arch.image_size
+    # No black one: without biases every network would say nothing of it.
+    image = torch.linspace(-1, 1, 3 * size * size, device=device).view(1, 3, size, size)
     try:
         with torch.no_grad():
-            model.eval().forward(torch.zeros(1, 3, arch.image_size, arch.image_size, device=device))
+            ours, theirs = model.eval()(image), model.backbone(image)
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"`image_size` must be one that {arch.timm_name} accepts, but got image_size={arch.image_size} ({reason}). "
-            f"Its own is {resolve_arch(arch.name).image_size}."
-        ) from error
+        raise _refused_size(arch, error) from error
     finally:
         model.train(was_training)
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise InputError(
+            f"`arch` must be a classifier whose head sees pooled features and nothing else, but {arch.timm_name} "
+            "comes to another result with its own. Choose another."
+        )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -23,8 +23,8 @@ class Classifier(nn.Module):
         backbone: The same model; its own classifier is the head.
         head_name: Name of the head inside `backbone`.
         blocks: Names of the parameters and buffers inside `backbone`, block by block from the stem, without the head.
-        drop_rate: Probability of dropping a feature, a tensor without axes. A compiled graph reads it anew at every
-            step, so that all values share one graph. It is a setting and no part of the state dict.
+        drop_rate: Probability of dropping a feature, a tensor without axes. A graph, compiled or recorded, reads it
+            anew at every step, so that one serves all values. It is a setting and no part of the state dict.
         unfreeze_depth: Blocks that learn, counted from the head.
 
     Raises:
@@ -49,6 +49,11 @@ class Classifier(nn.Module):
     def max_unfreeze_depth(self) -> int:
         """The depth at which everything learns: the number of blocks, the stem being one."""
         return len(self.blocks)
+
+    @property
+    def body_size(self) -> int:
+        """Number of parameters, those of the head aside, which depend on the classes."""
+        return sum(p.numel() for p in self.parameters()) - sum(p.numel() for p in self._head.parameters())
 
     def forward(self, images: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Logits (B, C) of normalised images (B, 3, H, W); `drawn` as in `classify`."""

@@ -29,6 +29,8 @@ class TrainConfig:
         lr: Peak learning rate, per step, of the head and of every block that learns.
         weight_decay: Decoupled decay per step and unit of `lr` for AdamW, added to the gradient for Adam and SGD;
             never on biases and norms.
+        l1: Pull of every weight towards zero, biases and norms aside, per step and unit of `lr` (`core/sparsity.py`):
+            those that the loss doesn't hold against it become zero.
         drop_rate: Probability of dropping a feature before the head.
         drop_path: Stochastic depth (Huang et al. 2016), timm's `drop_path_rate`: about the probability of leaving out
             the last residual branch, and less for each one before it. What is frozen leaves out none.
@@ -49,6 +51,8 @@ class TrainConfig:
             one rate for all.
         mixup: Parameter of the Beta distribution from which the shares are drawn in which pairs of images are blended,
             as the learning part is fed with them (`core/mixing.py`); 0 blends none.
+        cutmix: The same for the share of a box that each image has of another (Yun et al. 2019); 0 pastes none. Only
+            where everything learns, and not beside `mixup`.
         unlabelled_weight: Of the loss of unlabelled images (`core/pseudo_labels.py`), beside that of the labelled ones;
             0 learns from labelled images alone.
         unlabelled_ratio: Unlabelled images a step over labelled ones, Sohn et al.'s μ.
@@ -70,6 +74,7 @@ class TrainConfig:
     epochs: int = 10
     batch_size: int = 64
     weight_decay: float = 0.01
+    l1: float = 0.0
     drop_rate: float = 0.2
     drop_path: float = 0.0
     unfreeze_depth: int = 0
@@ -82,6 +87,7 @@ class TrainConfig:
     average_last: int = 0
     layer_decay: float = 1.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     unlabelled_weight: float = 0.0
     unlabelled_ratio: int = 1
     confidence: float = 0.8
@@ -112,6 +118,7 @@ class TrainConfig:
             "ema",
             "average_last",
             "mixup",
+            "cutmix",
             "unlabelled_weight",
             "warmup_epochs",
             "weight_decay",
@@ -122,8 +129,12 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < 1, "in [0, 1)", name, getattr(self, name))
         _require(0 <= self.rebalance <= 1, "in [0, 1]", "rebalance", self.rebalance)
         _require(0 < self.layer_decay <= 1, "in (0, 1]", "layer_decay", self.layer_decay)
+        # A step of Adam is about as long as its rate: no gradient could hold a weight against a greater pull.
+        _require(0 <= self.l1 <= 1, "in [0, 1]", "l1", self.l1)
         # Zhang et al. went up to 1; far above, each image is half its own and half another's.
-        _require(self.mixup <= 10, "at most 10", "mixup", self.mixup)
+        for name in ("mixup", "cutmix"):
+            _require(getattr(self, name) <= 10, "at most 10", name, getattr(self, name))
+        _require(not (self.mixup and self.cutmix), f"0 with mixup={self.mixup}", "cutmix", self.cutmix)
         # Lin et al. went up to 5; far above, (1 - p)^gamma is 0 for whatever a computer can tell from a sure image.
         _require(self.focal_gamma <= 10, "at most 10", "focal_gamma", self.focal_gamma)
         _require(0 <= self.augment_strength <= 2, "in [0, 2]", "augment_strength", self.augment_strength)
@@ -150,13 +161,14 @@ class TrainConfig:
             _require((self.loss == "cross_entropy") == (self.sampler == "balanced"), rule, "loss", self.loss)
 
     def _require_labels_like_others(self) -> None:
-        """Pseudo-labels are brought forward as labels are; not every mechanism says how, nor what a blend is."""
+        """Pseudo-labels are brought forward as labels are; not every mechanism says how, nor what a mix of two is."""
         _require(0 < self.confidence < 1, "in (0, 1)", "confidence", self.confidence)
         if self.unlabelled_weight > 0:
             with_it = f"with unlabelled_weight={self.unlabelled_weight}"
             _require(self.loss != "focal", f"another {with_it}", "loss", self.loss)
             _require(self.sampler == "shuffled", f"shuffled {with_it}", "sampler", self.sampler)
-            _require(self.mixup == 0, f"0 {with_it}", "mixup", self.mixup)
+            for name in ("mixup", "cutmix"):
+                _require(getattr(self, name) == 0, f"0 {with_it}", name, getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""

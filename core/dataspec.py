@@ -103,8 +103,13 @@ def _may_be_path(text: str) -> bool:
 
 def add_data_arguments(parser: argparse.ArgumentParser, *, help: str) -> None:
     """Adds `--data`, which may be repeated, and the flags for columns to a command."""
-    parser.add_argument("--data", type=Path, action="append", default=[], metavar="PLACE", help=help)
+    add_places_argument(parser, help=help)
     add_column_arguments(parser)
+
+
+def add_places_argument(parser: argparse.ArgumentParser, *, help: str) -> None:
+    """Adds `--data`, which may be repeated, to a command that knows the columns or needs none."""
+    parser.add_argument("--data", type=Path, action="append", default=[], metavar="PLACE", help=help)
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:

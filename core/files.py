@@ -107,8 +107,21 @@ def read_json(path: Path) -> Any:
     Raises:
         InputError: The file is not JSON, which a rename cannot cause: somebody edited or cut it.
     """
+    return parse_json(path.read_bytes(), where=str(path))
+
+
+def parse_json(content: bytes, *, where: str) -> Any:
+    """Reads JSON in UTF-8, in which all numbers are finite.
+
+    Args:
+        content: What was read.
+        where: The file that it is from, for messages.
+
+    Raises:
+        InputError: It is not JSON.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if r"\ud" in text.lower():  # half a character, which nothing of ours could write again
             json.dumps(value, ensure_ascii=False).encode()
@@ -117,7 +130,7 @@ def read_json(path: Path) -> Any:
     # Numbers of thousands of digits are a ValueError too; the other comes of lists within lists within lists.
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} must be JSON, but it is damaged ({shorten(str(error))}). Restore it or remove its folder."
+            f"{where} must be JSON, but it is damaged ({shorten(str(error))}). Restore it or remove its folder."
         ) from error
     return value
 

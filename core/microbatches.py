@@ -4,8 +4,9 @@ import torch
 
 from core.classifier import Classifier
 from core.config import TrainConfig
+from core.mixing import mixes
 
-_LEAST = 2  # images: a single one would take a compiled graph of its own
+_LEAST = 2  # images: a single one would not be worth launching
 
 
 def more_parts(batch_size: int, parts: int) -> int | None:
@@ -24,9 +25,9 @@ def can_be_parted(model: Classifier, config: TrainConfig) -> bool:
         model: The model, at the config's depth.
         config: Of the run.
     """
-    # Images are blended with others of their batch, which may be in another part; and unlabelled ones are labelled by a
+    # Images are mixed with others of their batch, which may be in another part; and unlabelled ones are labelled by a
     # mean over their batch.
-    return config.mixup == 0 and config.unlabelled_weight == 0 and keeps_images_apart(model, config.image_size)
+    return not mixes(config) and config.unlabelled_weight == 0 and keeps_images_apart(model, config.image_size)
 
 
 def keeps_images_apart(model: Classifier, image_size: int) -> bool:

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ from core.prefix import Fed, Part, Prefix
 from core.priors import learned_prior
 from core.pseudo_labels import PseudoLabels
 from core.seeds import DROPOUT, derive_seed, epoch_order
-from core.semisupervised import SemiDescent, UnlabelledFeed
+from core.semisupervised import UnlabelledFeed
 
 Rows = npt.NDArray[np.int64]
 
@@ -90,18 +89,17 @@ class Run:
         self.state = RunState()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute_dtype(self.device) == torch.float16)
         self.average = WeightAverage(self.model.learning_tensors()) if averages(self.config) else None
-        parts: dict[str, Any] = {
-            "classify": self.prefix.classify,
-            "criterion": self.criterion,
-            "optimizer": self.optimizer,
-            "scaler": self.scaler,
-            "device": self.device,
-        }
-        descent = Descent(**parts)
-        whole: Callable[..., tuple[torch.Tensor, ...]] = descent.whole
-        if self.pseudo_labels is not None:
-            assert self.parts == 1, "unlabelled images are labelled by a mean over their batch"
-            whole = SemiDescent(pseudo_labels=self.pseudo_labels, **parts).whole
+        descent = Descent(
+            classify=self.prefix.classify,
+            criterion=self.criterion,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            device=self.device,
+            l1=self.config.l1,
+            pseudo_labels=self.pseudo_labels,
+        )
+        # Unlabelled images are labelled by a mean over their batch, so that it is never in parts (`can_be_parted`).
+        whole = descent.whole if self.pseudo_labels is None else descent.beside_unlabelled
         # A recording is of this run alone: it holds the run's loss, its decay and where its moments lie. It takes as
         # long as a few steps. Parts are of a run that lacks memory, and recordings take some.
         self.descend = Recorded(whole, self.recorder) if self.parts == 1 else descent.in_parts
@@ -258,7 +256,7 @@ class Run:
         # For the whole batch at once: a generator would give other numbers for its parts.
         draws = torch.split(self.model.draw(size), self.config.batch_size // self.parts)
         fed = [(part.inputs, part.labels, drawn) for part, drawn in zip(parts, draws, strict=True)]
-        more = () if mix is None else (mix.partners, mix.share)
+        more = () if mix is None else mix.tensors
         if unlabelled is not None:
             more = (unlabelled, self.model.draw(len(unlabelled)))
         return self.descend(*chain.from_iterable(fed), *more)

@@ -1,6 +1,6 @@
-"""Steps that learn from unlabelled images beside the labelled ones.
+"""What runs are fed of unlabelled images beside the labelled ones.
 
-Shapes: B labelled images of a batch, U unlabelled ones, F pooled features, C classes.
+Shapes: U unlabelled images of a step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +14,6 @@ from torch import Tensor
 from core.archs import Arch
 from core.augment import Augmenter
 from core.config import TrainConfig
-from core.device import autocast
-from core.losses import Criterion
-from core.pseudo_labels import PseudoLabels
 from core.seeds import UNLABELLED_ORDER, UNLABELLED_VIEWS, derive_seed
 from core.sources import BatchSource
 from core.strong_views import PSEUDO_LABELLED, StrongAugmenter
@@ -85,51 +82,3 @@ class UnlabelledFeed:
         ]
         begin = start - first * self._images.count
         return np.concatenate(rounds)[begin : begin + count]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SemiDescent:
-    """Moves the weights of a run down the gradient of both losses.
-
-    Attributes:
-        classify: From what the learning part is fed and drawn numbers (·, F) to logits (·, C).
-        criterion: The loss of the labelled images.
-        pseudo_labels: That of the others.
-        optimizer: Of what learns; its rate has been set.
-        scaler: Of the loss, in half precision.
-        device: Where to compute.
-    """
-
-    classify: Callable[[Tensor, Tensor], Tensor]
-    criterion: Criterion
-    pseudo_labels: PseudoLabels
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    device: torch.device
-
-    def whole(
-        self, inputs: Tensor, labels_B: Tensor, drawn_BF: Tensor, unlabelled: Tensor, drawn_UF: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Takes a step.
-
-        Args:
-            inputs: What the learning part is fed of labelled images (B, ...).
-            labels_B: Their classes.
-            drawn_BF: Decides which of their features are dropped.
-            unlabelled: What it is fed of mild views, then of strong ones (2 U, ...).
-            drawn_UF: As `drawn_BF` (2 U, F).
-
-        Returns:
-            Logits of the labelled images (B, C) before the step, and the sum of the losses, float32 and on the device.
-        """
-        self.optimizer.zero_grad(set_to_none=True)
-        size = len(labels_B)
-        with autocast(self.device):
-            # At once, so that batch normalisation sees one set of images (Sohn et al. 2020, and all code since).
-            logits = self.classify(torch.cat([inputs, unlabelled]), torch.cat([drawn_BF, drawn_UF])).float()
-        mild_UC, strong_UC = logits[size:].chunk(2)
-        loss = self.criterion(logits[:size], labels_B) + self.pseudo_labels.loss(mild_UC, strong_UC)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return logits[:size].detach(), loss.detach()

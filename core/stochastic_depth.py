@@ -15,8 +15,8 @@ class StochasticDepth(nn.Module):
         share: Rate of this branch over the network's.
 
     Attributes:
-        rate: Probability of leaving it out, a tensor without axes. A compiled graph reads it anew at every step, so
-            that all values share one graph. It is a setting and no part of the state dict.
+        rate: Probability of leaving it out, a tensor without axes, as `core.classifier.Classifier.drop_rate`. It is a
+            setting and no part of the state dict.
         active: Whether it does anything. Where not, nothing is drawn: other runs must not notice that it is there.
     """
 

@@ -10,12 +10,14 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from core.checkpoint import RunState
 from core.manifest import Manifest
 from core.pixels import pixels_key
 from core.semisupervised import UnlabelledImages
 from core.sources import BatchSource
+from core.sparsity import share_of_zeros
 from core.splits import Split
 
 Rows = npt.NDArray[np.int64]
@@ -80,6 +82,7 @@ class TrainResult:
         val_probs: Uncorrected probabilities of the validation rows (N, C), float32.
         prior: The class frequencies that the model learned (C,).
         model: State dict, on the CPU.
+        zeros: Share of its weights that are zero, of those that learned, biases and norms left out.
         elapsed_s: Seconds of training and validation.
         reason: Why it ended before its last epoch; empty if it did not.
     """
@@ -89,18 +92,20 @@ class TrainResult:
     val_probs: npt.NDArray[np.float32]
     prior: npt.NDArray[np.float64]
     model: dict[str, torch.Tensor]
+    zeros: float
     elapsed_s: float
     reason: str
 
     @classmethod
-    def of(cls, state: RunState, reason: str) -> "TrainResult":
-        """What a run that is over leaves behind."""
+    def of(cls, state: RunState, reason: str, learning: nn.Module) -> "TrainResult":
+        """What a run that is over leaves behind; the model says which weights learned."""
         return cls(
             history=state.history,
             best_epoch=state.best_epoch,
             val_probs=state.best_tensors["val_probs"].numpy(),
             prior=state.best_tensors["prior"].numpy(),
             model=state.best_model,
+            zeros=share_of_zeros(learning, state.best_model),
             elapsed_s=state.elapsed_s,
             reason=reason,
         )

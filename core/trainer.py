@@ -36,6 +36,7 @@ from core.seeds import without_lone_last
 from core.semisupervised import UnlabelledFeed
 from core.stochastic_depth import set_drop_path
 from core.traindata import TrainData, TrainResult
+from core.uses import refuse_unused
 from core.weights import Weights
 
 __all__ = ["CHECKPOINT_SHARE", "EpochResult", "NonFiniteLossError", "TrainData", "TrainResult", "Trainer"]
@@ -119,7 +120,7 @@ class Trainer:
             if checkpoint_file is not None and checkpoint_file.is_file():
                 run.resume(checkpoint_file)
             reason = run.finish(on_epoch, checkpoint_file, on_step or (lambda images: None))
-            return TrainResult.of(run.state, reason)
+            return TrainResult.of(run.state, reason, self.model)
 
         return self._with_room(config, finish)
 
@@ -177,8 +178,9 @@ class Trainer:
 
         Raises:
             MemoryError: The run would take more memory than the machine has free.
-            InputError: The config's depth is out of the model's range.
+            InputError: The config's depth is out of the model's range, or nothing would use what it asks for.
         """
+        refuse_unused(config, self.model)
         self.model.load_state_dict(self._first_state)
         self.model.set_drop_rate(config.drop_rate)
         set_drop_path(self.model, config.drop_path)

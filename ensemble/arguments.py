@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from core import cli
+from core.dataspec import add_places_argument
 from core.errors import InputError, shorten
 
 
@@ -69,12 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--study", action="append", default=[], metavar="NAME", help="study that takes part; repeat it for more [all]"
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="PLACE",
+    add_places_argument(
+        parser,
         help="where the images are, if they have moved; as often and in the order as for the search",
     )
     parser.add_argument("--no-test", action="store_true", help="leave the test split sealed; report on validation only")

@@ -10,17 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from core.metrics import (
-    Floats,
-    Interval,
-    accuracy,
-    confusion_matrix,
-    expected_calibration_error,
-    macro_recall,
-    negative_log_likelihood,
-)
+from core.metrics import Floats
 from ensemble.crossfit import Mask, Truth, simplest
 from ensemble.decision import Rule, choose, temper
+from ensemble.figures import Figures
 from ensemble.tuning import TAUS, fit_temperature, votes_at
 
 Probs = npt.NDArray[np.float64]
@@ -36,28 +29,14 @@ class Voters(NamedTuple):
 Weigh = Callable[[Mask], Voters]  # chooses by some of the rows
 
 
-class Step(NamedTuple):
-    """What one thing that was fitted gives on rows that it wasn't fitted to."""
+@dataclass(frozen=True, kw_only=True)
+class Step(Figures):
+    """What one thing that was fitted gives on rows that it wasn't fitted to; `value` says what was fitted."""
 
-    name: str
     value: str
-    recall: float  # macro
-    interval: Interval
-    accuracy: float
-    ece: float
-    nll: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON can hold them."""
-        return {
-            "step": self.name,
-            "value": self.value,
-            "macro_recall": self.recall,
-            "macro_recall_interval": list(self.interval),
-            "accuracy": self.accuracy,
-            "expected_calibration_error": self.ece,
-            "negative_log_likelihood": self.nll,
-        }
+        return super().to_dict() | {"value": self.value}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,15 +154,5 @@ def _told(value: float, of_folds: Sequence[float], form: str, *, fixed: bool = F
 
 def measure(name: str, value: str, probs_NC: Probs, truth: Truth) -> Step:
     """What a step gives, from probabilities out of fold."""
-    chosen_N, labels_N = choose(probs_NC), truth.labels_N
-    confusion_CC = confusion_matrix(labels_N, chosen_N, truth.num_classes)
-    hits_N = chosen_N == labels_N
-    return Step(
-        name=name,
-        value=value,
-        recall=macro_recall(confusion_CC),
-        interval=truth.interval(hits_N),
-        accuracy=accuracy(confusion_CC),
-        ece=expected_calibration_error(labels_N, probs_NC),
-        nll=negative_log_likelihood(labels_N, probs_NC),
-    )
+    interval = truth.interval(choose(probs_NC) == truth.labels_N)
+    return Step.of(name, probs_NC, truth.labels_N, interval=interval, value=value)

@@ -9,8 +9,10 @@ from core.errors import InputError
 from core.files import remove_leftovers, written_aside
 from ensemble.spec import EnsembleSpec
 
-# What earlier builds wrote, killed ones included, which leave what they were writing aside.
-_OWN_FILE = r"(ensemble\.json|metrics\.json|predictions\.csv|predictions-isic\.csv|report\.html|report\.md)"
+# What earlier builds and exports wrote, killed ones included, which leave what they were writing aside.
+_EXPORTED = r"ensemble(-int8)?\.onnx(\.json)?"
+_WRITTEN = r"ensemble\.json|metrics\.json|predictions\.csv|predictions-isic\.csv|report\.html|report\.md"
+_OWN_FILE = rf"({_WRITTEN}|{_EXPORTED})"
 _OWN = re.compile(rf"{_OWN_FILE}|\.{_OWN_FILE}\.[0-9a-f]{{12}}\.tmp|members|members/[^/]+-\d{{4,}}(-\d+)?\.safetensors")
 _OTHERS_MAY_BE_WRITING_S = 3600.0  # copying the members takes seconds
 

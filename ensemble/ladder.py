@@ -4,53 +4,32 @@ Shapes: N examples, K rungs, C classes.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from core.metrics import (
-    Floats,
-    Interval,
-    LesionBootstrap,
-    accuracy,
-    confusion_matrix,
-    expected_calibration_error,
-    macro_recall,
-    middle,
-    negative_log_likelihood,
-)
+from core.metrics import Floats, Interval, LesionBootstrap, middle
 from ensemble.decision import choose
+from ensemble.figures import Figures
 from ensemble.parts import Part
 
 
-class Rung(NamedTuple):
-    """One step.
+@dataclass(frozen=True, kw_only=True)
+class Rung(Figures):
+    """One step of the ladder.
 
-    The gain is the difference of its macro recall to that of the step before, with the 95 % interval of the difference:
-    both are judged by the same resamples of lesions. The first step has none.
+    Attributes:
+        gain: Difference of its macro recall to that of the step before; the first step has none.
+        gain_interval: The 95 % interval of the difference: both are judged by the same resamples of lesions.
     """
 
-    name: str
-    recall: float
-    interval: Interval
     gain: float | None
     gain_interval: Interval | None
-    accuracy: float
-    ece: float
-    nll: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON can hold them."""
-        return {
-            "step": self.name,
-            "macro_recall": self.recall,
-            "macro_recall_interval": list(self.interval),
-            "gain": self.gain,
-            "gain_interval": None if self.gain_interval is None else list(self.gain_interval),
-            "accuracy": self.accuracy,
-            "expected_calibration_error": self.ece,
-            "negative_log_likelihood": self.nll,
-        }
+        interval = None if self.gain_interval is None else list(self.gain_interval)
+        return super().to_dict() | {"gain": self.gain, "gain_interval": interval}
 
 
 def climb(steps: Sequence[tuple[str, Floats]], part: Part, bootstrap: LesionBootstrap) -> tuple[Rung, ...]:
@@ -65,18 +44,9 @@ def climb(steps: Sequence[tuple[str, Floats]], part: Part, bootstrap: LesionBoot
     resampled_KR = bootstrap.macro_recalls(hits_KN)
     rungs: list[Rung] = []
     for k, (name, probs_NC) in enumerate(steps):
-        confusion_CC = confusion_matrix(part.labels, choose(probs_NC), probs_NC.shape[1])
-        recall = macro_recall(confusion_CC)
-        rungs.append(
-            Rung(
-                name=name,
-                recall=recall,
-                interval=middle(resampled_KR[k]),
-                gain=recall - rungs[-1].recall if rungs else None,
-                gain_interval=middle(resampled_KR[k] - resampled_KR[k - 1]) if rungs else None,
-                accuracy=accuracy(confusion_CC),
-                ece=expected_calibration_error(part.labels, probs_NC),
-                nll=negative_log_likelihood(part.labels, probs_NC),
-            )
-        )
+        rung = Rung.of(name, probs_NC, part.labels, interval=middle(resampled_KR[k]), gain=None, gain_interval=None)
+        if rungs:
+            gained_R = resampled_KR[k] - resampled_KR[k - 1]
+            rung = replace(rung, gain=rung.recall - rungs[-1].recall, gain_interval=middle(gained_R))
+        rungs.append(rung)
     return tuple(rungs)

@@ -1,6 +1,9 @@
 """Classifies new images with an ensemble.
 
 python -m ensemble.predict studies/ensemble photos/ --out predictions.csv
+
+The ensemble is the folder that `ensemble.build` wrote, or the file that `ensemble.export` did, for which PyTorch need
+not be installed.
 """
 
 from __future__ import annotations
@@ -8,12 +11,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import cli
 from core.errors import InputError, in_full
 from ensemble.arguments import add_format_arguments, check_list
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ensemble.export_card import ExportCard
+    from ensemble.spec import EnsembleSpec
+
+
+Classify = Callable[[Sequence[Path]], "npt.NDArray[np.float64]"]  # image files to probabilities (N, C)
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -23,21 +37,17 @@ def predict(args: argparse.Namespace) -> int:
     files = find_images(args.images)
     from core.files import write_csv
     from ensemble.decision import choose
-    from ensemble.inference import ImageSet, load_ensemble
     from ensemble.isic import challenge_places, challenge_rows, read_list, take_listed
     from ensemble.predictions import told
-    from ensemble.spec import EnsembleSpec
 
-    spec = EnsembleSpec.read(args.ensemble)
+    is_file = args.ensemble.suffix == ".onnx" and not args.ensemble.is_dir()
+    spec, classify = (_open_file if is_file else _open_folder)(args.ensemble, args.device)
     listed = read_list(args.list) if args.list else []
     if args.format == "isic":
         challenge_places(spec.classes)
         files = take_listed(files, listed)
     _check_nothing_is_lost(args.out, args.ensemble, files)
-    ensemble = load_ensemble(args.ensemble, device=args.device)
-    with ImageSet.of_files(files) as images:
-        images.open((member.arch.image_size for member in spec.members), args.device)
-        probs_NC = ensemble.predict_proba(images)
+    probs_NC = classify(files)
     chosen_N = choose(probs_NC)
     if args.format == "isic":
         rows = challenge_rows([file.stem for file in files], probs_NC, spec.classes, listed)
@@ -52,6 +62,33 @@ def predict(args: argparse.Namespace) -> int:
     if spec.demo:
         cli.write("DEMO: this ensemble learned from procedural images; its predictions mean nothing for real ones")
     return 0
+
+
+def _open_folder(folder: Path, device: str) -> tuple[EnsembleSpec, Classify]:
+    """What `ensemble.build` wrote; the members are loaded once they are asked."""
+    from ensemble.spec import EnsembleSpec
+
+    spec = EnsembleSpec.read(folder)
+
+    def classify(files: Sequence[Path]) -> npt.NDArray[np.float64]:
+        from ensemble.inference import ImageSet, load_ensemble
+
+        ensemble = load_ensemble(folder, device=device)
+        with ImageSet.of_files(files) as images:
+            images.open((member.arch.image_size for member in spec.members), device)
+            return ensemble.predict_proba(images)
+
+    return spec, classify
+
+
+def _open_file(file: Path, device: str) -> tuple[ExportCard, Classify]:
+    """What `ensemble.export` wrote."""
+    from ensemble.exported import ExportedEnsemble
+
+    if device not in ("auto", "cpu"):
+        raise InputError(f"`--device` must be auto or cpu for a file, but got --device={device}. Leave it out.")
+    exported = ExportedEnsemble(file)
+    return exported.card, exported.predict_proba
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
@@ -96,6 +133,8 @@ def _check_nothing_is_lost(out: Path, ensemble: Path, files: Sequence[Path]) -> 
     """The result replaces the file that it is written to."""
     if ensemble.resolve() in out.resolve().parents:
         raise InputError(f"`--out` must not be inside the ensemble's folder, but got --out {out}. Name another place.")
+    if out.exists() and ensemble.is_file() and out.samefile(ensemble):
+        raise InputError(f"`--out` must not be the ensemble itself, but got --out {out}. Name another file.")
     if out.exists() and any(file.exists() and out.samefile(file) for file in files):
         raise InputError(f"`--out` must not be one of the images, but got --out {out}. Name another file.")
 
@@ -105,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ensemble.predict",
         description="Classify images with an ensemble: class, probabilities, and flags where it has operating points.",
     )
-    parser.add_argument("ensemble", type=Path, help="folder that ensemble.build wrote, wherever it lies now")
+    parser.add_argument("ensemble", type=Path, help="folder that ensemble.build wrote, or file of ensemble.export")
     parser.add_argument("images", type=Path, nargs="+", help="image files, or folders that hold some at any depth")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV file to write")
     add_format_arguments(parser)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from core.cli import Parser, positive_int, run, stopping_cleanly, write
+from core.dataspec import add_places_argument
 from search.resources import add_resource_arguments, read_resource_arguments
 
 FOLDS = TOP = 5
@@ -43,12 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="runs of each fold, with other first weights, dropout and order; those there count (default: 1)",
     )
     parser.add_argument("--keep-models", action="store_true", help="keep the weights of all runs")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="PLACE",
+    add_places_argument(
+        parser,
         help="where the images are now, as often as the search was given it (default: where they were)",
     )
     add_resource_arguments(parser)

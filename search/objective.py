@@ -164,6 +164,7 @@ class Objective:
             prior=tuple(result.prior.tolist()),
             elapsed_s=result.elapsed_s,
             reason=result.reason,
+            zeros=result.zeros,
             generation=hold.generation,
         )
         return self.folder.write_trial(
@@ -180,6 +181,7 @@ class Objective:
             "recall_interval": list(record.recall_interval),
             "recall_argmax": record.recall_argmax,
             "best_epoch": record.best_epoch,
+            "zeros": record.zeros,
         }
         if record.reason:
             attributes["reason"] = record.reason

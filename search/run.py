@@ -1,12 +1,13 @@
-"""Tunes one backbone: python -m search.run --arch mobilenet --trials 50."""
+"""Tunes backbones, each in a study of its own: python -m search.run --arch mobilenet --trials 50."""
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.cli import Parser, natural_int, positive_int, run, seconds
+from core.cli import Parser, natural_int, positive_int, run, seconds, write
 from core.dataspec import add_data_arguments, read_data_arguments
 from search.place import add_storage_argument
 from search.resources import add_resource_arguments, read_resource_arguments, refuse_unknown
@@ -21,12 +22,21 @@ KEEP = RETRAIN = 5
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = Parser(prog="python -m search.run", description=__doc__)
-    parser.add_argument("--arch", required=True, help="mobilenet, efficientnet_b3, or any timm model name")
     parser.add_argument(
-        "--trials",
-        type=positive_int,
-        required=True,
-        help="finished trials that the study is to hold, restarts counted in",
+        "--arch",
+        action="append",
+        default=[],
+        help="mobilenet, efficientnet_b3, or any timm model name; repeated, their studies run one after the other",
+    )
+    parser.add_argument(
+        "--list-archs",
+        nargs="?",
+        const="*",
+        metavar="PATTERN",
+        help="only show what --arch takes, by a pattern such as '*efficientnet*' (default: all)",
+    )
+    parser.add_argument(
+        "--trials", type=positive_int, help="finished trials that each study is to hold, restarts counted in"
     )
     add_data_arguments(
         parser,
@@ -72,6 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=4,
         help="end a trial after so many epochs without gain; 0 never (default: 4)",
     )
+    parser.add_argument(
+        "--tune",
+        metavar="FIELDS",
+        help="search more than a study does by itself: of l1, mixup, cutmix, drop_path, layer_decay, ema, schedule",
+    )
     parser.add_argument("--sampler", default="tpe", help="tpe, gp or random (default: tpe)")
     parser.add_argument(
         "--pruner", default="percentile", help="percentile, median, hyperband or none (default: percentile)"
@@ -110,31 +125,46 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prepares the study, runs its trials, shows what they gave."""
+    """Prepares the studies, runs their trials, shows what they gave; or lists architectures."""
+    if args.list_archs is not None:
+        from core.catalogue import list_archs
+
+        for line in list_archs(args.list_archs):
+            write(line)
+        return 0
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     settings = read_settings(args)
 
-    from search.session import Session
     from search.setup import prepare
-    from search.storage import open_storage
-    from search.two_sizes import run_two_sizes
-    from search.worker import Goal, begin
+    from search.several import run_studies
+    from search.worker import Goal
 
-    setup = prepare(settings)
-    storage = open_storage(settings.studies, settings.database, grace_s=settings.grace_s)
+    setups = [prepare(each) for each in settings]
     goal = Goal(n_trials=args.trials, keep=args.keep)
-    if settings.search_size is not None:
-        return run_two_sizes(setup, storage, goal, retrain=args.retrain or RETRAIN, deadline=deadline)
-    return Session(setup, storage, begin(setup, storage), goal, deadline=deadline).run()
+    return run_studies(setups, goal, retrain=args.retrain or RETRAIN, deadline=deadline)
 
 
-def read_settings(args: argparse.Namespace) -> "Settings":
-    """Checks what needs no data, so that a wrong word is refused at once."""
-    from core.errors import InputError
+def read_settings(args: argparse.Namespace) -> "list[Settings]":
+    """Checks what needs no data, so that a wrong word is refused at once; one for each architecture."""
+    from core.errors import InputError, few
     from core.mirror import open_studies
     from search.samplers import PRUNERS, SAMPLERS
     from search.setup import Settings
+    from search.several import refuse_mixtures
+    from search.space import read_tuned
 
+    if missing := [f"--{name}" for name in ("arch", "trials") if not getattr(args, name)]:
+        raise InputError(
+            f"`{', '.join(missing)}` must be given, but got none. `python -m search.run --help` tells what there is."
+        )
+    refuse_mixtures(args.arch, study=args.study, weights=args.weights)
+
+    tune = () if args.tune is None else read_tuned(args.tune)
+    if args.unlabelled is not None and (mixing := {"mixup", "cutmix"}.intersection(tune)):
+        raise InputError(
+            f"`--tune` must name neither mixup nor cutmix with --unlabelled, as no pseudo-label is of a mix, but got "
+            f"{few(sorted(mixing))}. Search one of the two."
+        )
     refuse_unknown("sampler", args.sampler, SAMPLERS)
     refuse_unknown("pruner", args.pruner, PRUNERS)
     resources = read_resource_arguments(args)
@@ -161,8 +191,8 @@ def read_settings(args: argparse.Namespace) -> "Settings":
         from search.workers import refuse_backend
 
         refuse_backend(args.backend)
-    return Settings(
-        arch=args.arch,
+    settings = Settings(
+        arch=args.arch[0],
         data=read_data_arguments(args, args.data),
         studies=open_studies(args.studies),
         database=args.storage,
@@ -185,7 +215,9 @@ def read_settings(args: argparse.Namespace) -> "Settings":
         scheduler=args.scheduler or "",
         grace_s=args.grace,
         unlabelled=args.unlabelled,
+        tune=tune,
     )
+    return [dataclasses.replace(settings, arch=arch) for arch in args.arch]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from search.loop import SearchFailedError, count_finished
 from search.pictures import Pictures
 from search.setup import Setup
 from search.storage import dashboard_storage
-from search.summary import rank, summarise, table
+from search.summary import explain_gap, rank, summarise, table
 from search.worker import Goal, Work
 from search.workers import run_workers
 
@@ -180,13 +180,16 @@ class Session:
         if longest_s is None:
             write(f"Training everything in batches of {deep.batch_size} needs more memory than there is.")
             return
-        shallow = dataclasses.replace(setup.known_good, unfreeze_depth=0)
-        shortest_s = measure_trial_s(trainer, shallow) if setup.weights.state else longest_s
+        least = setup.space.least_depth
+        shallow = dataclasses.replace(setup.known_good, unfreeze_depth=least)
+        varies = least < deep.unfreeze_depth
+        shortest_s = measure_trial_s(trainer, shallow) if varies else longest_s
         if shortest_s is None:  # others have taken memory meanwhile
             return
         to_go = self.goal.n_trials - count_finished(self.study)
         write(
-            f"A trial of {epochs} epochs takes {in_words(shortest_s)} (head alone) to {in_words(longest_s)} "
+            f"A trial of {epochs} epochs takes {f'{in_words(shortest_s)} ({_learning(least)}) to ' if varies else ''}"
+            f"{in_words(longest_s)} "
             f"(everything learns); the search at most about {in_words(longest_s * to_go)}, less what ends early."
         )
 
@@ -207,6 +210,8 @@ class Session:
                 f"\nBest trials of {setup.folder.name}, by macro recall on {len(setup.split.val):,} validation images:"
             )
             write(table(records, list(self.names), self.verdict))
+            if gap := explain_gap(rank(records)):
+                write(gap)
         if self.verdict is not None:
             write(self.verdict.explain_ties())
             if optimism := self.verdict.explain_optimism():
@@ -221,6 +226,11 @@ class Session:
         if "://" not in settings.studies.place:  # which search.confirm refuses
             write(f"  python -m search.confirm {shlex.quote(settings.studies.place)}")
         write(f"  python -m ensemble.build {shlex.quote(settings.studies.place)}")
+
+
+def _learning(depth: int) -> str:
+    """What learns at the least depth of a space."""
+    return f"{counted(depth, 'block')} and the head" if depth else "head alone"
 
 
 def measure_trial_s(trainer: Trainer, config: TrainConfig) -> float | None:

@@ -14,6 +14,7 @@ from core.artifacts import StudiesFolder, StudyFolder
 from core.backbones import build_classifier
 from core.budget import Budget
 from core.cache import cache_folder
+from core.classifier import Classifier
 from core.cli import write
 from core.config import TrainConfig
 from core.datasets import load_manifest
@@ -29,6 +30,7 @@ from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
 from core.unlabelled import Unlabelled, find_unlabelled, held_out_rows, leave_out
+from core.uses import least_depth
 from core.weights import Weights, resolve_weights
 from search.leases import Leases
 from search.resources import Resources
@@ -66,6 +68,7 @@ class Settings:
     backend: str
     scheduler: str
     grace_s: float
+    tune: tuple[str, ...] = ()
     unlabelled: Path | None = None
 
     @property
@@ -195,7 +198,13 @@ def prepare(settings: Settings) -> Setup:
     weights = find_weights(settings, arch, folders)
     refuse_sealed(weights, manifest, split)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
-    space = build_space(arch.timm_name, model.max_unfreeze_depth, pretrained=bool(weights.state))
+    space = build_space(
+        arch.timm_name,
+        model.max_unfreeze_depth,
+        parameters=model.body_size,
+        pretrained=bool(weights.state),
+        tuned=find_places(settings.tune, model, arch),
+    )
     unlabelled = None
     if settings.unlabelled is not None:
         unlabelled, told = leave_out(find_unlabelled(settings.unlabelled), manifest, held_out_rows(split))
@@ -223,6 +232,24 @@ def refuse_sealed(weights: Weights, manifest: Manifest, split: Split) -> None:
     rows = held_out_rows(split).tolist()
     sha256, names = [manifest.sha256[row] for row in rows], [manifest.paths[row] for row in rows]
     refuse_seen(weights.seen, origin=weights.origin, sha256=sha256, names=names)
+
+
+def find_places(tune: Sequence[str], model: Classifier, arch: Arch) -> dict[str, int]:
+    """The fields that ``--tune`` names, each with the blocks that must learn for it to do anything.
+
+    Raises:
+        InputError: The architecture has no place for one.
+    """
+    places = {}
+    for field in tune:
+        depth = least_depth(field, model)
+        if depth is None:
+            raise InputError(
+                f"`--tune` must name fields that {arch.timm_name} has a place for, but got {field}, and timm leaves "
+                "out no residual branches of it. Leave it out, or choose another architecture."
+            )
+        places[field] = depth
+    return places
 
 
 def locate_data(data: DataSpec) -> DataSpec:

@@ -8,6 +8,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from core.artifacts import TrialRecord
+from core.errors import InputError
 from search.choosing import Verdict
 
 TABLE_ROWS = 5
@@ -45,6 +46,7 @@ def summarise(
             "recall": record.recall,
             "recall_interval": list(record.recall_interval),
             "params": {name: record.config[name] for name in names},
+            "zeros": record.zeros,
         }
         for record in rank(records)[:TABLE_ROWS]
     ]
@@ -70,7 +72,8 @@ def _importance(study: optuna.Study, trials: list[FrozenTrial], names: list[str]
 
 def table(records: list[TrialRecord], names: list[str], verdict: Verdict | None) -> str:
     """The best trials with their intervals, and which of them are tied, as fixed-width text."""
-    header = ["trial", "recall", "95 % interval", "", "argmax", "epoch", *names]
+    zeros = ["zeros"] if "l1" in names else []
+    header = ["trial", "recall", "95 % interval", "", "argmax", "epoch", *names, *zeros]
     rows = [
         [
             str(record.number),
@@ -80,10 +83,35 @@ def table(records: list[TrialRecord], names: list[str], verdict: Verdict | None)
             f"{record.recall_argmax:.3f}",
             str(record.best_epoch + 1),
             *(format_value(record.config[name]) for name in names),
+            *(f"{record.zeros:.1%}" for _ in zeros),
         ]
         for record in rank(records)[:TABLE_ROWS]
     ]
     return in_columns([header, *rows])
+
+
+def explain_gap(ranked: list[TrialRecord]) -> str:
+    """By how much the best trial is better on what it learned from, in words; empty where that can't be told.
+
+    Args:
+        ranked: As `rank` has them.
+    """
+    if not ranked:
+        return ""
+    best = ranked[0]
+    try:
+        row = next((row for row in best.history() if row["epoch"] == best.best_epoch), None)
+        if row is None:
+            return ""
+        train, val = row["train_recall"], row["val_recall"]
+    except (InputError, KeyError) as error:
+        # A search that has ended well shall not fail over it.
+        _log.warning("the gap of trial %d can't be told: %s", best.number, error)
+        return ""
+    return (
+        f"Overfitting gap of trial {best.number}, its macro recall in training less that on validation: "
+        f"{train:.3f} - {val:.3f} = {train - val:+.3f}."
+    )
 
 
 def in_columns(lines: list[list[str]]) -> str:

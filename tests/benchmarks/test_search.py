@@ -42,7 +42,7 @@ def test_the_plain_search_judges_and_ends_trials_as_ours(task: Task, monkeypatch
                     break
             return recalls
 
-    space = build_space("test_efficientnet", 5, pretrained=True)
+    space = build_space("test_efficientnet", 5, parameters=400_000, pretrained=True)
     trainer = Recorded(task, torch.device("cpu"), workers=0)
     trials = plain_search.plain_search(trainer, space, n_trials=3, epochs=3, patience=1, seed=7, pruner="none")
 

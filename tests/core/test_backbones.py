@@ -129,11 +129,22 @@ def test_one_tensor_that_does_not_fit_is_refused_by_name(tiny, change, match):
 
 
 def test_an_image_size_that_the_architecture_refuses_is_refused_with_its_own():
-    arch = dataclasses.replace(resolve_arch("vit_tiny_patch16_224"), image_size=96)
-    with pytest.raises(
-        InputError, match=r"`image_size` must be one that vit_tiny_patch16_224 accepts.*=96 .*Its own is 224"
-    ):
+    arch = dataclasses.replace(resolve_arch("halonet26t"), image_size=96)
+    with pytest.raises(InputError, match=r"`image_size` must be one that halonet26t accepts.*=96 .*Its own is 256"):
         build_classifier(arch, num_classes=7, weights=None, seed=0)
+    arch = dataclasses.replace(resolve_arch("vit_tiny_patch16_224"), image_size=100)
+    with pytest.raises(InputError, match=r"multiple of the 16 pixels of a patch .*image_size=100\. Its own is 224"):
+        build_classifier(arch, num_classes=7, weights=None, seed=0)
+
+
+def test_a_transformer_takes_images_of_another_size_with_its_weights():
+    arch = dataclasses.replace(resolve_arch("vit_tiny_patch16_224"), image_size=96)
+    weights = random_weights("vit_tiny_patch16_224")
+    model = build_classifier(arch, num_classes=7, weights=weights, seed=0)
+    state = model.backbone.state_dict()
+    assert state["pos_embed"].shape == (1, 1 + 6 * 6, 192), "positions are resampled"
+    assert torch.equal(state["blocks.0.attn.qkv.weight"], weights.state["blocks.0.attn.qkv.weight"])
+    assert model(torch.zeros(2, 3, 96, 96)).shape == (2, 7)
 
 
 def test_the_size_check_changes_no_running_statistics(tiny):

@@ -42,6 +42,8 @@ def test_a_config_survives_json(lr: float, drop_rate: float, batch_size: int, sc
         ("warmup_epochs", 10, "below `epochs`"),
         ("ema", -1.0, "0 or more"),
         ("mixup", 11.0, "at most 10"),
+        ("cutmix", 11.0, "at most 10"),
+        ("l1", 2.0, r"in \[0, 1\]"),
         ("drop_path", 1.0, r"in \[0, 1\)"),
         ("layer_decay", 0.0, r"in \(0, 1\]"),
         ("average_last", 11, "at most `epochs`"),
@@ -95,3 +97,8 @@ def test_missing_keys_are_named() -> None:
 def test_one_average_is_taken() -> None:
     with pytest.raises(InputError, match=r"`average_last` must be 0 with ema=1\.0, but got average_last=2"):
         TrainConfig.from_dict(VALID | {"ema": 1.0, "average_last": 2})
+
+
+def test_images_are_mixed_in_one_way() -> None:
+    with pytest.raises(InputError, match=r"`cutmix` must be 0 with mixup=0\.2, but got cutmix=1\.0"):
+        TrainConfig.from_dict(VALID | {"mixup": 0.2, "cutmix": 1.0})

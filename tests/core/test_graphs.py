@@ -115,6 +115,9 @@ VALUES: list[dict[str, Any]] = [
     {"loss": "logit_adjusted", "rebalance": 1.0, "schedule": "step"},
     {"layer_decay": 0.7, "weight_decay": 0.1},
     {"mixup": 0.4},
+    {"cutmix": 1.0},
+    {"l1": 0.3},
+    {"l1": 0.3, "layer_decay": 0.7, "optimizer": "sgd"},
     {"ema": 1.0},
 ]
 

@@ -19,32 +19,14 @@ from core.classifier import Classifier
 from core.config import TrainConfig
 from core.microbatches import keeps_images_apart, more_parts
 from core.prefix import CPU_CHUNK, Fed
-from core.trainer import EpochResult, TrainData, Trainer, TrainResult
-from tests.doubles import ArraySource
+from core.trainer import EpochResult, Trainer, TrainResult
+from tests.fixtures.colours import colour_trainer as make_trainer
+from tests.fixtures.colours import go_on
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DEEPEST = -1
 # Where neither other images nor chance take part: without batch normalisation, below it, and with the head alone.
 APART = [("test_convnext", DEEPEST), ("test_convnext", 2), ("test_efficientnet_gn", DEEPEST), ("test_efficientnet", 0)]
-
-
-def make_trainer(name: str, *, device: torch.device = CPU, **options: Any) -> Trainer:
-    """Three unequal classes; 70 images to train leave 6 behind two batches of 32."""
-    rng = np.random.default_rng(0)
-    labels = (np.arange(96) % 7).clip(max=2)
-    images = rng.integers(0, 120, (96, 3, 37, 37)).astype(np.uint8)
-    images[np.arange(96), labels] += 100
-    rows = rng.permutation(96)
-    data = TrainData(
-        source=ArraySource(torch.from_numpy(images), labels, device),
-        labels=labels,
-        train_rows=rows[:70],
-        val_rows=rows[70:],
-        classes=("a", "b", "c"),
-        pixels="p",
-    )
-    arch = dataclasses.replace(resolve_arch(name), image_size=32)
-    return Trainer(arch=arch, weights=None, data=data, device=device, seed=0, checkpoint_share=math.inf, **options)
 
 
 def config(trainer: Trainer, depth: int, **changes: Any) -> TrainConfig:
@@ -62,10 +44,6 @@ def config(trainer: Trainer, depth: int, **changes: Any) -> TrainConfig:
         "rebalance": 1.0,
     }
     return TrainConfig.from_dict(values | changes)
-
-
-def go_on(result: EpochResult) -> None:
-    """An `on_epoch` that never ends the run."""
 
 
 class SmallCard:

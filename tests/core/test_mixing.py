@@ -40,6 +40,29 @@ def test_each_image_is_blended_with_one_of_its_batch_and_stays_itself_for_the_mo
         assert len(set(mix.shares[start : start + batch_size])) == 1
 
 
+@given(st.floats(0.05, 10), st.integers(32, 300), st.integers(0, 3))
+def test_the_share_of_an_image_is_what_the_box_leaves_of_it(cutmix: float, side: int, epoch: int) -> None:
+    mix = mix_epoch(10, config(mixup=0.0, cutmix=cutmix, image_size=side), epoch)
+    assert mix is not None
+    assert mix.boxes is not None
+    for start in (0, 4, 8):
+        top, bottom, left, right = mix.boxes[start]
+        assert 0 <= top <= bottom <= side
+        assert 0 <= left <= right <= side
+        assert mix.shares[start] == pytest.approx(1 - (bottom - top) * (right - left) / side**2)
+        assert mix.shares[start] >= 0.5 - 2 / side, "a box is rounded to whole pixels"
+
+
+def test_a_box_of_the_partner_is_pasted_and_the_rest_is_left_alone() -> None:
+    box = torch.tensor([1, 3, 0, 2])
+    mix = BatchMix(torch.tensor([1, 0]), torch.tensor(0.75, dtype=torch.float64), box)
+    images = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
+    expected = torch.tensor([[0.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    mixed = mix.inputs(images)
+    assert torch.equal(mixed[0], expected.expand(3, 4, 4))
+    assert torch.equal(mixed[1], 1 - expected.expand(3, 4, 4))
+
+
 def test_who_is_blended_is_a_function_of_seed_trial_and_epoch() -> None:
     def partners(epoch: int = 0, **changes: Any) -> tuple[int, ...]:
         mix = mix_epoch(40, config(**changes), epoch)
@@ -80,6 +103,13 @@ def test_training_fits_blended_images_less_and_still_learns(trainer: Trainer, de
     assert without_times(trainer.train(wanted, go_on).history) == without_times(plain.history)
 
 
+def test_with_pasted_boxes_training_fits_less_and_still_learns(trainer: Trainer) -> None:
+    plain = trainer.train(colour_config(trainer, epochs=6, lr=1e-2), go_on)
+    mixed = trainer.train(colour_config(trainer, epochs=6, lr=1e-2, cutmix=1.0), go_on)
+    assert mixed.history[-1]["train_loss"] > plain.history[-1]["train_loss"]
+    assert mixed.history[-1]["val_loss"] < mixed.history[0]["val_loss"]
+
+
 def test_what_is_remembered_is_not_blended() -> None:
     remembering, plain = colour_trainer(activations=Activations([MemoryTier(CPU, 10**9)])), colour_trainer()
     expected = plain.train(colour_config(plain, unfreeze_depth=2), go_on)
@@ -92,8 +122,9 @@ def test_what_is_remembered_is_not_blended() -> None:
     assert without_times(ours.history) == without_times(expected.history)
 
 
-def test_an_interrupted_run_blends_the_same_images(trainer: Trainer, tmp_path: Path) -> None:
-    wanted = colour_config(trainer, mixup=0.4, rebalance=0.5)
+@pytest.mark.parametrize("values", [{"mixup": 0.4}, {"cutmix": 1.0}], ids=str)
+def test_an_interrupted_run_mixes_the_same_images(trainer: Trainer, tmp_path: Path, values: dict[str, float]) -> None:
+    wanted = colour_config(trainer, rebalance=0.5, **values)
     undisturbed = trainer.train(wanted, go_on)
 
     resumed = resumed_after_a_cut(trainer, wanted, tmp_path / "running")

@@ -92,6 +92,7 @@ def host(name: str, images: Path, studies: Path, folder: Path) -> Iterator["subp
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_be_a_host(), reason="no right to make namespaces for networks and names")
 def test_two_hosts_that_share_a_folder_and_no_network_share_a_search(images: Path, tmp_path: Path) -> None:
     studies = tmp_path / "studies"

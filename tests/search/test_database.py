@@ -240,6 +240,7 @@ def _build(remote: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_only_the_best_keep_their_weights_at_the_url(database: Server, images: Path, tmp_path: Path) -> None:
     remote = f"file://{tmp_path}/bucket"
     words = ("--storage", database.url, "--study", "keep", "--epochs", 2, "--trials", 3, "--keep", 1)

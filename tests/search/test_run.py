@@ -200,6 +200,14 @@ def test_a_study_of_other_data_is_refused(searched: Path, tmp_path: Path, capsys
         (["--study", "../escape"], "A study's name must be"),
         (["--image-size", "16"], "`image_size` must be at least 32 pixels, but got image_size=16"),
         (["--weights", "no/such/file"], "no/such/file"),
+        (["--tune", "l1,magic"], "`--tune` must be one or more of l1, mixup, cutmix"),
+        (
+            ["--tune", "drop_path"],
+            "`--tune` must name fields that test_efficientnet has a place for, but got drop_path",
+        ),
+        (["--arch", "test_efficientnet"], "`--arch` must name each architecture once, but got test_efficientnet"),
+        (["--arch", "test_resnet", "--study", "one"], "`--study` must come with one --arch"),
+        (["--arch", "test_resnet", "--weights", "a.pt"], "`--weights` must be auto or none with several --arch"),
     ],
 )
 def test_wrong_words_are_refused_in_one_sentence_and_nothing_is_written(
@@ -212,6 +220,60 @@ def test_wrong_words_are_refused_in_one_sentence_and_nothing_is_written(
     assert "Traceback" not in error
     assert len(error.splitlines()) == 1
     assert not studies.exists()
+
+
+def test_what_must_be_given_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert search("--arch", "mobilenet") == 2
+    assert "`--trials` must be given, but got none" in error_of(capsys)
+    assert search("--trials", 3) == 2
+    assert "`--arch` must be given, but got none" in error_of(capsys)
+
+
+def test_architectures_are_listed_without_a_search(capsys: pytest.CaptureFixture[str]) -> None:
+    assert search("--list-archs", "resnet1[08]") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].split()[:5] == ["resnet18", "11.2", "M", "5", "224"]
+    assert search("--list-archs", "mobilnet") == 2
+
+
+def test_several_architectures_have_a_study_each_and_what_is_tuned_is_part_of_it(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = tmp_path / "studies"
+    command = [*SMALL, "--arch", "test_resnet", "--data", images, "--studies", studies, "--trials", 1, "--epochs", 1]
+    assert search(*command, "--tune", "l1,layer_decay") == 0
+    output = capsys.readouterr().out
+    assert output.count("Next:") == 1, "what to type next comes once"
+    for name in ("demo-test_efficientnet", "demo-test_resnet"):
+        assert f"Best trials of {name}" in output
+        folder = studies / name
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["best"][0]["params"]["layer_decay"] == 0.8
+        complete = json.loads((folder / "trial-0000" / "complete.json").read_text())
+        assert summary["best"][0]["zeros"] == complete["zeros"]
+    ranges = json.loads((folder / "study.json").read_text())["space"]["parameters"]
+    assert ranges["l1"] == "0.0001 to 0.1, logarithmic"
+    gap = re.search(r"Overfitting gap of trial 0, .*: (\S+) - (\S+) = ([+-]\S+)\.$", output, re.MULTILINE)
+    assert gap is not None
+    assert float(gap[1]) - float(gap[2]) == pytest.approx(float(gap[3]), abs=0.0011)
+    assert re.search(r"layer_decay +zeros$", output, re.MULTILINE)
+    # The second one's space differs, so that none is run.
+    capsys.readouterr()
+    command[command.index("--trials") + 1] = 9
+    assert search(*command, "--tune", "l1") == 2
+    assert "layer_decay was 0.5 to 1, now not searched" in error_of(capsys)
+
+
+def test_a_damaged_history_keeps_no_search_from_ending_well(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = tmp_path / "studies"
+    command = [*SMALL, "--data", images, "--studies", studies, "--trials", 1, "--epochs", 1]
+    assert search(*command) == 0
+    (studies / "demo-test_efficientnet" / "trial-0000" / "history.csv").unlink()
+    assert search(*command) == 0
+    assert "the gap of trial 0 can't be told" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "many", "1.5", "1000001"])

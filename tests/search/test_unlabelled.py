@@ -77,3 +77,9 @@ def test_weights_that_have_seen_a_sealed_image_are_refused(
     assert "`weights` must not have seen validation and test images" in (told := capsys.readouterr().err)
     assert manifest.paths[row] in told
     assert not (tmp_path / "studies").exists()
+
+
+def test_no_pseudo_label_is_of_a_mix(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--data", images, "--studies", tmp_path / "studies", "--unlabelled", images, "--tune", "l1,cutmix")
+    assert search(*words) == 2
+    assert "`--tune` must name neither mixup nor cutmix with --unlabelled" in capsys.readouterr().err

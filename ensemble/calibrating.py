@@ -1,0 +1,121 @@
+"""The images that an exported ensemble is quantised on and judged by: training and validation, never test.
+
+Shapes: N images, S stored side, C classes.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from core.artifacts import StudiesFolder
+from core.comparing import Contest, Difference
+from core.errors import InputError
+from core.metrics import Floats
+from core.pixels import decode_files
+from ensemble.crossfit import Truth
+from ensemble.decision import choose
+from ensemble.export_card import Input
+from ensemble.parts import find_part
+from ensemble.spec import EnsembleSpec
+from ensemble.studies import Study, read_studies
+
+Rows = npt.NDArray[np.int64]
+
+
+class Images(NamedTuple):
+    """Some images of an ensemble's study."""
+
+    files: list[Path]
+    labels: Rows  # true class of each (N,)
+    groups: tuple[str, ...]  # lesion of each (N,)
+
+
+class Loss(NamedTuple):
+    """What quantising costs on validation images. The rule was fitted to them, so that only the difference tells."""
+
+    images: int
+    float32: float  # macro recall
+    int8: float
+    lost: Difference
+    changed: float  # share of the decisions
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON can hold them."""
+        return {
+            "images": self.images,
+            "macro_recall_float32": self.float32,
+            "macro_recall_int8": self.int8,
+            "lost": self.lost.value,
+            "lost_interval": list(self.lost.interval),
+            "decisions_changed": self.changed,
+        }
+
+
+def find_images(spec: EnsembleSpec, studies: Path, places: Sequence[Path], name: str) -> Images:
+    """Finds one part of the images that an ensemble was searched on.
+
+    Args:
+        spec: The ensemble.
+        studies: The folder that its studies lie in.
+        places: Where the images are now, as `--data`; none if they haven't moved.
+        name: ``train`` or ``val``.
+
+    Raises:
+        InputError: The study or the data are not there, or not the same.
+    """
+    assert name in ("train", "val"), "the test split stays sealed"
+    manifest, rows, part = find_part(_find_study(spec, studies), name, places)
+    return Images([manifest.file(row) for row in rows.tolist()], part.labels, part.groups)
+
+
+def _find_study(spec: EnsembleSpec, studies: Path) -> Study:
+    name = spec.members[0].study
+    if not StudiesFolder(studies).study(name).exists:
+        raise InputError(
+            f"`--studies` must be the folder that the study {name} lies in, as int8 is calibrated on its training "
+            f"images, but {studies} has none of that name. Give the right one, or leave --int8 out."
+        )
+    (study,) = read_studies(StudiesFolder(studies), [name])
+    if study.info["split"] != spec.split or study.info["data"]["fingerprint"] != spec.data.get("fingerprint"):
+        raise InputError(
+            f"`--studies` must hold the study that the ensemble was built from, but {name} in {studies} is of other "
+            "images or another split. Give the right folder, or leave --int8 out."
+        )
+    return study
+
+
+def draw_balanced(labels_N: Rows, count: int) -> Rows:
+    """Places of some images, as equal numbers of each class as there are, sorted; the same ones every time."""
+    order = np.random.default_rng(0).permutation(len(labels_N))
+    seen, ranks = Counter[int](), []
+    for label in labels_N[order].tolist():
+        ranks.append(seen[label])
+        seen[label] += 1
+    return np.sort(order[np.argsort(ranks, kind="stable")[:count]])
+
+
+def decode_for(sizes: Sequence[int], files: Sequence[Path]) -> dict[str, npt.NDArray[np.uint8]]:
+    """Pixels of images (N, S, S, 3) by the names of inputs.
+
+    Raises:
+        InputError: Some can't be decoded.
+    """
+    return {Input.of(size).name: decode_files(files, size) for size in sizes}
+
+
+def judge_loss(images: Images, float32_NC: Floats, int8_NC: Floats, num_classes: int) -> Loss:
+    """Compares probabilities in float32 and int8 of the same images."""
+    chosen_2N = np.stack([choose(float32_NC), choose(int8_NC)])
+    hits_2N = chosen_2N == images.labels
+    recalls = Truth.of(images.labels, images.groups, num_classes).recalls(hits_2N)
+    return Loss(
+        images=len(images.labels),
+        float32=float(recalls[0]),
+        int8=float(recalls[1]),
+        lost=Contest(images.labels, hits_2N, images.groups).differences()[1],
+        changed=float((chosen_2N[0] != chosen_2N[1]).mean()),
+    )

@@ -1,0 +1,53 @@
+"""What stands on the card of an exported ensemble, from its `ensemble.json`."""
+
+from typing import Any
+
+from core.durations import utc
+from core.versions import installed_versions
+from ensemble.export_card import ExportCard, Input
+from ensemble.graph import input_sizes
+from ensemble.spec import EnsembleSpec
+
+_ALSO = ("onnx", "onnxscript", "onnxruntime")
+# Where the images lay is nobody's business who gets the file.
+_OF_DATA = ("layout", "fingerprint", "images", "groups", "grouped")
+
+
+def describe_export(spec: EnsembleSpec, *, command: str, int8: dict[str, Any] | None = None) -> ExportCard:
+    """The card of an exported ensemble.
+
+    Args:
+        spec: The ensemble.
+        command: The command line that exports it, for the record.
+        int8: How it was quantised and what that costs; None where it isn't.
+    """
+    members = [
+        {
+            "study": member.study,
+            "trial": member.trial,
+            "arch": member.arch.full_name,
+            "image_size": member.arch.image_size,
+            "networks": len(member.files),
+            "weight": member.weight,
+            "recall": member.recall,
+            "recall_interval": list(member.recall_interval),
+        }
+        for member in spec.members
+    ]
+    provenance = {
+        "members": members,
+        "rule": spec.rule.to_dict(),
+        "data": {name: spec.data[name] for name in _OF_DATA if name in spec.data},
+        "split": spec.split,
+        "built": {"command": spec.command, "created": spec.created, "versions": spec.versions},
+        "exported": {"command": command, "created": utc(), "versions": installed_versions(_ALSO)},
+        "int8": int8,
+    }
+    return ExportCard(
+        classes=spec.classes,
+        inputs=tuple(Input.of(size) for size in input_sizes(spec)),
+        precision="float32" if int8 is None else "int8",
+        operating_points=spec.operating_points,
+        demo=spec.demo,
+        provenance=provenance,
+    )
