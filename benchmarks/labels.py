@@ -147,7 +147,10 @@ def pretrained(args: argparse.Namespace, seed: int, recording: "Recording") -> s
     from core import pretrain
 
     out = recording.file.with_name(f"{recording.file.stem}-{args.method}-{seed}.safetensors")
-    words = ["--data", args.data[0], "--out", out, "--arch", args.arch, "--method", args.method, "--seed", seed]
+    words = ["--data", args.data[0], "--labelled", args.data[0], "--out", out, "--arch", args.arch]
+    words += ["--method", args.method, "--seed", seed]
+    for column in ("image_column", "label_column", "group_column"):
+        words += [f"--{column.replace('_', '-')}", getattr(args, column)] if getattr(args, column) else []
     words += ["--weights", args.weights, "--epochs", args.pretrain_epochs, "--device", args.device]
     words += [] if args.image_size is None else ["--image-size", args.image_size]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -176,8 +179,9 @@ def measure(
         some = dataclasses.replace(task.split, train=labelled_rows(task, share))
         trainer = open_trainer(dataclasses.replace(task, split=some), device, activations=None)
         if arm == SEMI:
-            files = [task.manifest.file(row) for row in task.split.train.tolist()]
-            source = open_files(files, image_size=task.arch.image_size, device=device)
+            rows = task.split.train.tolist()
+            files, sha256 = [task.manifest.file(row) for row in rows], [task.manifest.sha256[row] for row in rows]
+            source = open_files(files, image_size=task.arch.image_size, device=device, sha256=sha256)
             besides = UnlabelledImages(source=source, count=len(files))
             trainer.data = dataclasses.replace(trainer.data, unlabelled=besides)
         with trainer.data:

@@ -80,9 +80,13 @@ def open_task(
         train_images: Training images to take; None for all.
         val_images: Validation images likewise.
         seed: As `Task.seed`.
+
+    Raises:
+        InputError: Something is unknown, missing or unreadable, or the weights know images of a sealed part.
     """
     from core.datasets import load_manifest
     from core.splits import split_manifest
+    from core.unlabelled import held_out_rows, refuse_weights_that_know
 
     resolved = resolve_arch(arch)
     if image_size is not None:
@@ -92,7 +96,9 @@ def open_task(
     chosen = dataclasses.replace(
         split, train=_some(split.train, train_images, seed), val=_some(split.val, val_images, seed)
     )
-    return Task(arch=resolved, weights=resolve_weights(weights, resolved), manifest=manifest, split=chosen, seed=seed)
+    first = resolve_weights(weights, resolved)
+    refuse_weights_that_know(first, manifest, held_out_rows(split), parts="the validation and test part")
+    return Task(arch=resolved, weights=first, manifest=manifest, split=chosen, seed=seed)
 
 
 def _some(rows: Rows, count: int | None, seed: int) -> Rows:

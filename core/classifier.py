@@ -86,9 +86,14 @@ class Classifier(nn.Module):
 
         Args:
             features: What `embed` gave.
-            drawn: What `draw` gave for these images; None draws anew.
+            drawn: What `draw` gave for these images, or for the first of them: of the others nothing is dropped. None
+                draws anew.
         """
-        return cast(Tensor, self._head(self._drop(features, drawn)))
+        if drawn is not None and len(drawn) < len(features):
+            features = torch.cat([self._drop(features[: len(drawn)], drawn), features[len(drawn) :]])
+        else:
+            features = self._drop(features, drawn)
+        return cast(Tensor, self._head(features))
 
     def draw(self, count: int) -> Tensor:
         """Numbers (count, F), uniform in [0, 1), that decide which features are dropped, whatever the rate."""

@@ -14,8 +14,9 @@ from core.metrics import confusion_matrix, macro_recall
 
 Ints = npt.NDArray[np.int64]
 
-# Of `spread`: below it, images can hardly be told apart. Directions at random have 1; Chen, He 2021, figure 2 (middle)
-# show 0 for a network that has collapsed.
+# Of the features' `spread`: below it, their mean cosine is above 0.99, and images can hardly be told apart. Features of
+# networks at random have 0.35 to 0.55, of ImageNet's 0.8 to 0.9 (seven networks, 64 lesions). Those of projections say
+# nothing: batch norms before them blow up whatever is left, and the spread stays near 1 (decision 25).
 LEAST_SPREAD = 0.1
 NEIGHBOURS = 20
 _TEMPERATURE = 0.07  # of the neighbours' votes; Wu et al. 2018, "Unsupervised feature learning", section 3.4

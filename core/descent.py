@@ -65,8 +65,9 @@ class Descent:
             inputs: As for `whole`.
             labels_B: As for `whole`.
             drawn_BF: As for `whole`.
-            unlabelled: What the learning part is fed of mild views, then of strong ones (2 U, ...).
-            drawn_UF: Decides which of their features are dropped (2 U, F).
+            unlabelled: What the learning part is fed of strong views, then of mild ones (2 U, ...).
+            drawn_UF: Decides which features of the strong views are dropped; mild ones, of which labels are made, keep
+                all of theirs.
 
         Returns:
             As `whole` does, logits being those of the labelled images.
@@ -76,7 +77,7 @@ class Descent:
         with autocast(self.device):
             # At once, so that batch normalisation sees one set of images (Sohn et al. 2020, and all code since).
             logits = self.classify(torch.cat([inputs, unlabelled]), torch.cat([drawn_BF, drawn_UF])).float()
-        logits_BC, mild_UC, strong_UC = logits[: len(labels_B)], *logits[len(labels_B) :].chunk(2)
+        logits_BC, strong_UC, mild_UC = torch.split(logits, [len(labels_B), len(drawn_UF), len(drawn_UF)])
         loss = self.criterion(logits_BC, labels_B) + self.pseudo_labels.loss(mild_UC, strong_UC)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._move()

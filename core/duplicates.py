@@ -113,7 +113,9 @@ def _candidates(phashes: Sequence[str], sha256: Sequence[str], apart_N: IntArray
     words_NW = np.stack([np.frombuffer(bytes.fromhex(phash), dtype=np.uint64) for phash in phashes])
     found = np.empty((0, 3), dtype=np.int64)  # distance, row, row
     dropped = 0
-    for start in range(0, len(words_NW), _BLOCK):
+    # After the last one that isn't of the same as all that follow there is nothing to compare with.
+    end = len(words_NW) if within else int(np.flatnonzero(apart_N != apart_N[-1]).max(initial=-1)) + 1
+    for start in range(0, end, _BLOCK):
         block_BW, rest_RW = words_NW[start : start + _BLOCK], words_NW[start:]
         distance_BR = np.zeros((len(block_BW), len(rest_RW)), dtype=np.uint8)
         for block_B, rest_R in zip(block_BW.T, rest_RW.T, strict=True):

@@ -23,7 +23,7 @@ from core.errors import InputError
 from core.images import stored_size
 from core.inspection import refuse_unreadable
 from core.manifest import Manifest
-from core.pixels import Pixels, decode_files, ensure_array, read_array
+from core.pixels import Pixels, decode_files, ensure_array, ensure_array_of_files, read_array
 from core.sources import Batch, BatchSource, MappedSource, ResidentSource, TorchSource
 
 __all__ = ["KINDS", "Batch", "BatchSource", "FfcvSource", "open_files", "open_source"]
@@ -76,7 +76,14 @@ def open_source(
     return ResidentSource(pixels, manifest.labels, rows, stored_size=size, device=device)
 
 
-def open_files(paths: Sequence[Path], *, image_size: int, device: torch.device) -> BatchSource:
+def open_files(
+    paths: Sequence[Path],
+    *,
+    image_size: int,
+    device: torch.device,
+    sha256: Sequence[str] | None = None,
+    memory: int | None = None,
+) -> BatchSource:
     """Opens new images, whose rows are their places in `paths` and whose labels are -1.
 
     They are decoded at once and kept on the device; where they don't fit there, each time they are asked for.
@@ -85,17 +92,24 @@ def open_files(paths: Sequence[Path], *, image_size: int, device: torch.device) 
         paths: Image files.
         image_size: Side of the square that the model will see, pixels.
         device: Where the batches shall be.
+        sha256: Hash of each file's bytes. Given, the decoded pixels stay in the cache, where all processes of a machine
+            share them; without, they are gone with this one.
+        memory: Bytes of the device's memory that the pixels may take; None for 40 % of what is free.
 
     Raises:
-        InputError: Some cannot be decoded; all of them are named.
+        InputError: Some cannot be decoded, all of which are named, or the cache has no room.
     """
     size, rows = stored_size(image_size), np.arange(len(paths), dtype=np.int64)
     labels = np.full_like(rows, -1)
     needed = len(paths) * size * size * 3
-    if needed > min(MEMORY.of(free_memory(torch.device("cpu"))), MEMORY.of(free_memory(device))):
+    on_device = MEMORY.of(free_memory(device)) if memory is None else memory
+    if needed > on_device or (sha256 is None and needed > MEMORY.of(free_memory(torch.device("cpu")))):
         refuse_unreadable(paths, among=len(paths))
         return TorchSource(paths, labels, rows, stored_size=size, device=device)
-    pixels = decode_files(paths, size)
+    if sha256 is None:
+        pixels = decode_files(paths, size)
+    else:
+        pixels = read_array(ensure_array_of_files(paths, sha256, image_size=image_size))
     if device.type == "cpu":
         return MappedSource(pixels, labels, rows, stored_size=size)
     return ResidentSource(pixels, labels, rows, stored_size=size, device=device)

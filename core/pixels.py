@@ -52,9 +52,13 @@ def pixels_key(manifest: Manifest, size: int) -> str:
         manifest: The images.
         size: Side of the stored square, pixels.
     """
-    code = hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest()
     rows = zip(manifest.paths, manifest.sha256, manifest.labels.tolist(), strict=True)
-    lines = [_FORMAT, PIL.__version__, code, str(size), manifest.fingerprint, *(f"{p} {h} {y}" for p, h, y in rows)]
+    return _key(size, [manifest.fingerprint, *(f"{p} {h} {y}" for p, h, y in rows)])
+
+
+def _key(size: int, content: Sequence[str]) -> str:
+    code = hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest()
+    lines = [_FORMAT, PIL.__version__, code, str(size), *content]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
@@ -120,6 +124,25 @@ def ensure_array(manifest: Manifest, *, image_size: int) -> Path:
     return path
 
 
+def ensure_array_of_files(files: Sequence[Path], sha256: Sequence[str], *, image_size: int) -> Path:
+    """As `ensure_array`, of images that no manifest lists.
+
+    Args:
+        files: Where they are.
+        sha256: Hash of each file's bytes, by which the array is found again wherever they lie.
+        image_size: Side of the square that the model will see, pixels.
+
+    Raises:
+        InputError: An image cannot be decoded, or the cache cannot hold the file.
+    """
+    size = images.stored_size(image_size)
+    path = cache_folder("pixels") / f"pixels-{_key(size, ['files', *sha256])}.npy"
+    with one_writer(path):
+        if not path.exists():
+            _write(files, size, path)
+    return path
+
+
 @contextmanager
 def one_writer(path: Path) -> Iterator[None]:
     """Lets processes that want the same file wait for the one that writes it, instead of decoding all images too."""
@@ -141,8 +164,10 @@ def write_array(manifest: Manifest, *, image_size: int, path: Path) -> None:
     Raises:
         InputError: An image cannot be decoded, or the folder cannot hold the file.
     """
-    size = images.stored_size(image_size)
-    files = [manifest.file(row) for row in range(len(manifest))]
+    _write([manifest.file(row) for row in range(len(manifest))], images.stored_size(image_size), path)
+
+
+def _write(files: Sequence[Path], size: int, path: Path) -> None:
     with writing_pixels(path, len(files), size) as aside, cli.progress("decoding images", len(files)) as bar:
         with aside.open("wb") as out:
             # Plain writes, not a writable memory map: a full disk is an OSError here and a fatal SIGBUS there.

@@ -6,6 +6,7 @@ Lesions that a study keeps for validation and test are left out, by their photos
 
 import argparse
 import dataclasses
+import os
 import shlex
 import sys
 import time
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PLACE",
-        help="--data of a study, whose validation and test lesions are left out (default: FOLDER, if labelled)",
+        help="--data of the study, whose validation and test lesions are left out (default: FOLDER itself)",
     )
     add_column_arguments(parser)
     parser.add_argument("--seed", type=natural_int, default=0, help="the study's: of its split, and of order and views")
@@ -68,8 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Finds the images, leaves out what is sealed, trains, and writes the file."""
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
-    if args.out.is_dir() or args.out.suffix != ".safetensors":
-        raise InputError(f"`--out` must name a file *.safetensors, but got --out {args.out}. Name one.")
+    check_out(args.out)
     from core.archs import resolve_arch
     from core.device import describe_device, resolve_device
     from core.loaders import open_files
@@ -85,23 +85,24 @@ def main(args: argparse.Namespace) -> int:
         arch = dataclasses.replace(arch, image_size=args.image_size)
     config = read_config(args, arch)
     weights = resolve_weights(args.weights, arch)
-    images = find_unlabelled(args.data)
-    study = find_study(read_study(args), seed=args.seed, must_be=bool(args.labelled))
-    if study is not None:
-        images = study.leave_out(images)
+    study = find_study(read_study(args), seed=args.seed, named=bool(args.labelled))
+    study.refuse_weights(weights)
+    images = study.leave_out(find_unlabelled(args.data, flag="--data"))
     if len(images) < 2:
         raise InputError(f"`--data` must hold 2 images or more, but {args.data} has {len(images)}. Name another one.")
     facts, checkpoint = describe(config, images, weights, study), checkpoint_file(args.out)
     for file in filter(Path.exists, (args.out, checkpoint)):  # before anything is decoded
         refuse_differences(file, facts)
     if args.out.exists():
+        checkpoint.unlink(missing_ok=True)  # of a run that was killed between the two
         write(f"{args.out} is there already, of the same images and settings.")
         return 0
     with ExitStack() as stack:
-        source = stack.enter_context(open_files(images.files, image_size=arch.image_size, device=device))
-        labelled = None if study is None else study.open_labelled(arch, device)
-        if labelled is not None:
-            stack.enter_context(labelled.source)
+        source = stack.enter_context(
+            open_files(images.files, image_size=arch.image_size, device=device, sha256=images.sha256)
+        )
+        labelled = study.open_labelled(arch, device)
+        stack.enter_context(labelled.source)
         training = Pretraining(config, arch=arch, weights=weights, source=source, images=len(images), labelled=labelled)
         write(
             f"{config.method}, {arch.name} from {weights.origin}: {counted(len(images), 'image')} of {arch.image_size} "
@@ -109,12 +110,26 @@ def main(args: argparse.Namespace) -> int:
             f"{describe_device(device)}"
         )
         if not train(training, checkpoint, facts, deadline):
-            write(f"Stopped after epoch {len(training.history)}. The same command continues.")
+            write(f"Stopped in epoch {len(training.history) + 1}. The same command continues.")
             return EXIT_INTERRUPTED if stop_asked() else 0
-        write_weights(args.out, training, images=images, weights=weights, facts=facts)
+        write_weights(args.out, training, images=images, weights=weights, study=study, facts=facts)
     checkpoint.unlink(missing_ok=True)
     write(f"next: python -m search.run --arch {args.arch} --weights {shlex.quote(str(args.out))} …")
     return 0
+
+
+def check_out(out: Path) -> None:
+    """Makes sure that the result will have a place, before any work is done.
+
+    Raises:
+        InputError: It won't.
+    """
+    if out.is_dir() or out.suffix != ".safetensors":
+        raise InputError(f"`--out` must name a file *.safetensors, but got --out {out}. Name one.")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise InputError(
+            f"`--out` must be in a folder that can be written to, but got --out {out}. Make it, or choose another one."
+        )
 
 
 def read_study(args: argparse.Namespace) -> DataSpec:
@@ -145,36 +160,33 @@ def read_config(args: argparse.Namespace, arch: "Arch") -> "PretrainConfig":
 def train(training: "Pretraining", checkpoint: Path, facts: dict[str, str], deadline: float | None) -> bool:
     """Trains what is left, with a row for each epoch; returns whether it came to its end."""
     from core.collapse import CollapseError
+    from core.device import is_out_of_memory
 
     if checkpoint.exists():
         training.resume(checkpoint)
-        write(f"continuing after epoch {len(training.history)}")
+        write(f"continuing in epoch {len(training.history) + 1}")
     else:
         write("epoch     loss   spread   neighbours' recall   images/s")
-        if (recall := training.neighbour_recall()) is not None:
-            write(f"{'first weights':22}{recall:>22.3f}")
-    epochs, steps = training.config.descent.epochs, training.steps
+        write(f"{'first weights':22}{training.neighbour_recall():>22.3f}")
 
-    def on_epoch(result: "PretrainEpoch") -> bool:
-        write(_row(result))
-        return not (stop_asked() or (deadline is not None and time.monotonic() >= deadline))
+    with stopping_cleanly(), progress("pre-training", training.steps_left) as bar:
 
-    with stopping_cleanly(), progress("pre-training", (epochs - len(training.history)) * steps) as bar:
+        def on_step() -> bool:
+            bar.advance()
+            return not (stop_asked() or (deadline is not None and time.monotonic() >= deadline))
+
         try:
-            return training.finish(on_epoch, checkpoint, facts, lambda images: bar.advance())
+            return training.finish(lambda epoch: write(_row(epoch)), checkpoint, facts, on_step)
         except CollapseError:
             checkpoint.unlink(missing_ok=True)  # with another rate or method it is of no use
             raise
         except Exception as error:
-            raise _too_large(training, error) from error
+            if is_out_of_memory(error):
+                raise _too_large(training) from error
+            raise
 
 
-def _too_large(training: "Pretraining", error: Exception) -> Exception:
-    """A sentence in place of an error that means too little memory; else the error."""
-    from core.device import is_out_of_memory
-
-    if not is_out_of_memory(error):
-        return error
+def _too_large(training: "Pretraining") -> InputError:
     size = training.config.descent.batch_size
     return InputError(
         f"`--batch-size` must be one that memory has room for, but two views of {size} images of "

@@ -34,7 +34,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled:
-    """Labelled images of the training part, by which the embeddings are watched; nothing learns from their labels.
+    """Labelled images of the training part, by which the features are watched; nothing learns from their labels.
 
     Attributes:
         source: Gives them, as rows 0 to N - 1.
@@ -54,11 +54,11 @@ class PretrainEpoch:
     """What an epoch gave.
 
     Attributes:
-        epoch: Counted from 0; -1 is before the first.
+        epoch: Counted from 0.
         loss: Mean over the steps, in the method's own unit.
-        spread: Mean of `core.collapse.spread` of the projections.
+        spread: Mean of `core.collapse.spread` of the features, as a batch has them.
         recall: `core.collapse.neighbour_recall` of the features; None where it wasn't looked at.
-        images_per_s: While training.
+        images_per_s: While training, since the process began or the epoch before ended.
     """
 
     epoch: int

@@ -8,17 +8,17 @@ from typing import Any
 from core.cli import write
 from core.errors import InputError, counted, few
 from core.files import read_metadata
+from core.kept_apart import write_apart
 from core.pretrain_data import PretrainConfig
 from core.pretrain_study import Study
 from core.pretraining import Pretraining
-from core.seen import write_seen
 from core.unlabelled import Unlabelled
 from core.weights import Weights
 
 _KEY = "pretraining"  # under which a file's metadata have the facts
 
 
-def describe(config: PretrainConfig, images: Unlabelled, weights: Weights, study: Study | None) -> dict[str, str]:
+def describe(config: PretrainConfig, images: Unlabelled, weights: Weights, study: Study) -> dict[str, str]:
     """What tells one pre-training from another, for the metadata of its files.
 
     Args:
@@ -28,8 +28,7 @@ def describe(config: PretrainConfig, images: Unlabelled, weights: Weights, study
         study: By whose labels it is watched.
     """
     facts: dict[str, Any] = {**config.to_dict(), "images": images.fingerprint, "first weights": weights.hash}
-    if study is not None:
-        facts["labelled"] = study.manifest.fingerprint_of(study.split.train)
+    facts["labelled"] = study.manifest.fingerprint_of(study.split.train)
     return {_KEY: json.dumps(facts)}
 
 
@@ -62,7 +61,13 @@ def refuse_differences(file: Path, facts: Mapping[str, str]) -> None:
 
 
 def write_weights(
-    out: Path, training: Pretraining, *, images: Unlabelled, weights: Weights, facts: Mapping[str, str]
+    out: Path,
+    training: Pretraining,
+    *,
+    images: Unlabelled,
+    weights: Weights,
+    study: Study,
+    facts: Mapping[str, str],
 ) -> None:
     """Writes what has been learned in the form of all other first weights.
 
@@ -71,6 +76,7 @@ def write_weights(
         training: At its end.
         images: Those that it has learned from.
         weights: Those that it began with.
+        study: Whose sealed images it has been kept apart from.
         facts: As `describe` gave them.
     """
     config = training.config
@@ -84,7 +90,7 @@ def write_weights(
         arch=training.arch.timm_name,
         tag=training.arch.weight_tag,
         license=weights.license,
-        seen=write_seen(images.sha256),
+        apart=write_apart(study.sealed_sha256, earlier=weights.apart),
     )
     learned.save(out, {**facts, "history": json.dumps(training.history)})
     write(f"{out}: {origin}")

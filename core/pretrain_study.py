@@ -1,26 +1,27 @@
 """The study that a pre-training is for: whose sealed lesions are left out, whose labels tell how it comes along."""
 
-import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from core.archs import Arch
 from core.cli import write
 from core.datasets import load_manifest
 from core.dataspec import DataSpec
-from core.errors import InputError
+from core.errors import InputError, counted, few
 from core.loaders import open_files
 from core.manifest import Manifest
 from core.pretrain_data import Labelled
 from core.seeds import NEIGHBOURS, derive_seed
 from core.splits import Split, joined_groups, split_manifest
-from core.unlabelled import Unlabelled, held_out_rows, leave_out
+from core.unlabelled import Unlabelled, held_out_rows, leave_out, refuse_weights_that_know
+from core.weights import Weights
 
-_WATCHED = 2000  # labelled images by which embeddings are watched; a look at them takes seconds
-
-_log = logging.getLogger(__name__)
+_WATCHED = 2000  # labelled images by which features are watched; a look at them takes seconds
+_PARTS = "the validation and test part"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,9 +36,31 @@ class Study:
     manifest: Manifest
     split: Split
 
+    @cached_property
+    def sealed_rows(self) -> npt.NDArray[np.int64]:
+        """Rows that nothing may learn from."""
+        return held_out_rows(self.split)
+
+    @property
+    def sealed_sha256(self) -> list[str]:
+        """Hash of each image of the validation and test part."""
+        return [self.manifest.sha256[row] for row in self.sealed_rows.tolist()]
+
+    def refuse_weights(self, weights: Weights) -> None:
+        """Makes sure that first weights don't know the sealed images from an earlier pre-training.
+
+        Raises:
+            InputError: They may.
+        """
+        refuse_weights_that_know(weights, self.manifest, self.sealed_rows, parts=_PARTS)
+
     def leave_out(self, images: Unlabelled) -> Unlabelled:
         """The images that show none of its validation and test lesions; how many do is printed."""
-        left, told = leave_out(images, self.manifest, held_out_rows(self.split))
+        write(
+            f"study: {self.manifest.where}, {counted(len(self.manifest), 'image')} of "
+            f"{counted(len(self.manifest.classes), 'class')} ({few(self.manifest.classes)})"
+        )
+        left, told = leave_out(images, self.manifest, self.sealed_rows)
         write(told)
         return left
 
@@ -46,33 +69,33 @@ class Study:
         rng = np.random.default_rng(derive_seed(self.split.seed, NEIGHBOURS))
         rows = np.sort(rng.permutation(self.split.train)[:_WATCHED])
         files = [self.manifest.file(row) for row in rows.tolist()]
+        sha256 = [self.manifest.sha256[row] for row in rows.tolist()]
         return Labelled(
-            source=open_files(files, image_size=arch.image_size, device=device),
+            source=open_files(files, image_size=arch.image_size, device=device, sha256=sha256),
             labels=self.manifest.labels[rows],
             groups=joined_groups(self.manifest)[rows],
             num_classes=len(self.manifest.classes),
         )
 
 
-def find_study(spec: DataSpec, *, seed: int, must_be: bool) -> Study | None:
+def find_study(spec: DataSpec, *, seed: int, named: bool) -> Study:
     """Reads and splits labelled images as a search would.
 
     Args:
         spec: Where they are.
         seed: Of the split.
-        must_be: The user says that these are a study's data.
-
-    Returns:
-        None if they need not be and aren't, which is said loudly.
+        named: Whether the user has said that these are a study's data; else it is tried whether they are.
 
     Raises:
-        InputError: They must be and aren't.
+        InputError: They aren't.
     """
     try:
         manifest = load_manifest(spec)
         return Study(manifest=manifest, split=split_manifest(manifest, seed=seed))
     except InputError as error:
-        if must_be:
+        if named:
             raise
-        _log.warning("no lesions are left out, as no study's data are known; --labelled PLACE names them (%s)", error)
-        return None
+        raise InputError(
+            "`--labelled` must name the labelled images of the study that the weights are for, so that none of its "
+            f"validation and test lesions is learned from, but got none, and --data isn't taken for them: {error}"
+        ) from error

@@ -258,7 +258,7 @@ class Run:
         fed = [(part.inputs, part.labels, drawn) for part, drawn in zip(parts, draws, strict=True)]
         more = () if mix is None else mix.tensors
         if unlabelled is not None:
-            more = (unlabelled, self.model.draw(len(unlabelled)))
+            more = (unlabelled, self.model.draw(len(unlabelled) // 2))  # of the strong views
         return self.descend(*chain.from_iterable(fed), *more)
 
     def predict_val(self, rows: Rows) -> npt.NDArray[np.float32]:

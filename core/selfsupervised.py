@@ -41,7 +41,7 @@ class SelfSupervised(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, first_BCHH: Tensor, second_BCHH: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of two views of each image, and the projections (B, D) of the first, both float32."""
+        """The loss of two views of each image, and the features (B, F) of the first, both float32."""
 
     def after_step(self, share: float) -> None:
         """Called after each step with the share of the run that is done, in [0, 1]; most methods do nothing then."""
@@ -63,14 +63,14 @@ class Byol(SelfSupervised):
 
     def forward(self, first_BCHH: Tensor, second_BCHH: Tensor) -> tuple[Tensor, Tensor]:
         """As `SelfSupervised.forward`; the loss is in [-1, 1]."""
-        projections = [self.projection(self.embed(views)) for views in (first_BCHH, second_BCHH)]
-        predictions = [self.prediction(projected).float() for projected in projections]
+        features = [self.embed(views) for views in (first_BCHH, second_BCHH)]
+        predictions = [self.prediction(self.projection(each)).float() for each in features]
         with torch.no_grad():
             targets = [self._follow(views).float() for views in (first_BCHH, second_BCHH)]
         loss = self._negative_similarity(predictions[0], targets[1]) + self._negative_similarity(
             predictions[1], targets[0]
         )
-        return 0.5 * loss, projections[0].detach().float()
+        return 0.5 * loss, features[0].detach().float()
 
     def _follow(self, views_BCHH: Tensor) -> Tensor:
         return cast(Tensor, self.target[1](embed(self.target[0], views_BCHH)))
@@ -97,11 +97,12 @@ class SimSiam(SelfSupervised):
 
     def forward(self, first_BCHH: Tensor, second_BCHH: Tensor) -> tuple[Tensor, Tensor]:
         """As `SelfSupervised.forward`; the loss is in [-1, 1]."""
-        projections = [self.projection(self.embed(views)) for views in (first_BCHH, second_BCHH)]
+        features = [self.embed(views) for views in (first_BCHH, second_BCHH)]
+        projections = [self.projection(each) for each in features]
         predictions = [self.prediction(projected).float() for projected in projections]
         still = [projected.detach().float() for projected in projections]
         loss = self._negative_similarity(predictions[0], still[1]) + self._negative_similarity(predictions[1], still[0])
-        return 0.5 * loss, still[0]
+        return 0.5 * loss, features[0].detach().float()
 
 
 class VicReg(SelfSupervised):
@@ -118,8 +119,11 @@ class VicReg(SelfSupervised):
 
     def forward(self, first_BCHH: Tensor, second_BCHH: Tensor) -> tuple[Tensor, Tensor]:
         """As `SelfSupervised.forward`; the loss is 0 or more."""
-        projections = [self.projection(self.embed(views)).float() for views in (first_BCHH, second_BCHH)]
-        return self._criterion(*projections), projections[0].detach()
+        features = [self.embed(views) for views in (first_BCHH, second_BCHH)]
+        projections = [self.projection(each).float() for each in features]
+        # Covariances are sums over the batch: in half precision they would lose what the loss is about, or overflow.
+        with torch.autocast(first_BCHH.device.type, enabled=False):
+            return self._criterion(*projections), features[0].detach().float()
 
 
 _BUILD: dict[str, Callable[[Classifier, int], SelfSupervised]] = {"byol": Byol, "simsiam": SimSiam, "vicreg": VicReg}

@@ -5,6 +5,7 @@ Shapes: U unlabelled images of a step.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,15 +47,16 @@ class UnlabelledFeed:
         self, images: UnlabelledImages, *, arch: Arch, config: TrainConfig, pass_frozen: Callable[[Tensor], Tensor]
     ) -> None:
         self._images, self._config, self._pass_frozen = images, config, pass_frozen
-        seed, device = derive_seed(config.augment_seed, UNLABELLED_VIEWS), images.source.device
-        self._mild = Augmenter(image_size=arch.image_size, mean=arch.mean, std=arch.std, seed=seed, device=device)
+        form: dict[str, Any] = {"image_size": arch.image_size, "mean": arch.mean, "std": arch.std}
+        form["device"] = images.source.device
+        # Of the same numbers both views would be as bright as each other, and to agree on them would teach little.
+        mild, strong = (derive_seed(config.augment_seed, UNLABELLED_VIEWS, kind) for kind in (0, 1))
+        self._mild = Augmenter(seed=mild, **form)
         self._mild.set_strength(config.augment_strength)
-        self._strong = StrongAugmenter(
-            PSEUDO_LABELLED, image_size=arch.image_size, mean=arch.mean, std=arch.std, seed=seed, device=device
-        )
+        self._strong = StrongAugmenter(PSEUDO_LABELLED, seed=strong, **form)
 
     def batches(self, sizes: Sequence[int], epoch: int) -> Iterator[Tensor]:
-        """For each step of an epoch the mild views of some images and then the strong ones, as they are fed (2 U, ...).
+        """For each step of an epoch the strong views of some images and then the mild ones, as they are fed (2 U, ...).
 
         Args:
             sizes: Labelled images of each step, equal but for the last.
@@ -66,9 +68,9 @@ class UnlabelledFeed:
         rows = self._order(epoch * total, total)
         for step, batch in enumerate(self._images.source.batches(rows, batch_size=ratio * sizes[0])):
             view = epoch * len(sizes) + step  # each step has its own: an image may come twice in an epoch
-            mild = self._mild.train_view(batch.images, batch.rows, view)
             strong = self._strong.view(batch.images, batch.rows, view)
-            yield self._pass_frozen(torch.cat([mild, strong]))
+            mild = self._mild.train_view(batch.images, batch.rows, view)
+            yield self._pass_frozen(torch.cat([strong, mild]))
 
     def _order(self, start: int, count: int) -> npt.NDArray[np.int64]:
         """A piece of an endless order that shows every image once before any comes again."""

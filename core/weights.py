@@ -20,7 +20,7 @@ from core.weight_files import read_weight_file
 
 _logger = logging.getLogger(__name__)
 
-_FACTS = ("arch", "tag", "license", "seen")  # of weights, besides their origin, that a file keeps
+_FACTS = ("arch", "tag", "license", "apart")  # of weights, besides their origin, that a file keeps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +33,8 @@ class Weights:
         arch: timm name of the architecture, without a tag; None where the file doesn't tell.
         tag: timm's tag; None for weights that timm doesn't know.
         license: Licence of the weights, as their source states it.
-        seen: The images that `core.pretrain` has shown them, as `core.seen` writes them down; None for others' weights.
+        apart: The images that `core.pretrain` has kept apart from them, as `core.kept_apart` writes them down; None for
+            others' weights.
     """
 
     state: Mapping[str, Tensor]
@@ -41,7 +42,7 @@ class Weights:
     arch: str | None = None
     tag: str | None = None
     license: str | None = None
-    seen: str | None = None
+    apart: str | None = None
 
     @cached_property
     def hash(self) -> str:

@@ -88,16 +88,16 @@ class Confirmation:
     def _open(self, resources: Resources) -> Iterator[Refitter]:
         """Opens the pixels and builds the model. The test rows' pixels stay closed."""
         study, rows_N = self.plan.study, self.plan.rows_N
-        source, activations = resources.open(study.manifest, study.arch, rows_N)
-        data = TrainData.of(study.manifest, study.split, source)
-        with source:
+        opened = resources.open(study.manifest, study.arch, rows_N)
+        data = TrainData.of(study.manifest, study.split, opened.source)
+        with opened.source:
             yield Refitter(
                 arch=study.arch,
                 weights=study.weights,
                 data=dataclasses.replace(data, train_rows=rows_N, val_rows=rows_N),
                 device=resources.device,
                 seed=self.plan.candidates[0].config.seed,
-                activations=activations,
+                activations=opened.activations,
                 checkpoint_share=CHECKPOINT_SHARE,
             )
 

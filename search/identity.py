@@ -100,10 +100,10 @@ def describe_study(setup: "Setup") -> dict[str, Any]:
 
 
 def _describe_unlabelled(setup: "Setup") -> dict[str, Any] | None:
-    images = setup.unlabelled
-    if images is None:
+    folder, images = setup.settings.unlabelled, setup.unlabelled
+    if folder is None or images is None:
         return None
-    return {"root": str(setup.settings.unlabelled), "fingerprint": images.fingerprint, "images": len(images)}
+    return {"root": str(folder.absolute()), "fingerprint": images.fingerprint, "images": len(images)}
 
 
 def split_rows(manifest: Manifest, split: Split) -> list[dict[str, str]]:

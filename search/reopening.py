@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from core.archs import Arch, resolve_arch
 from core.artifacts import StudiesFolder, StudyFolder
 from core.dataspec import DataSpec
@@ -13,6 +15,7 @@ from core.errors import InputError, counted
 from core.manifest import Manifest
 from core.shapes import find_misfit
 from core.splits import Split, split_manifest
+from core.unlabelled import refuse_weights_that_know
 from core.weights import Weights, resolve_weights
 from search.identity import split_rows
 
@@ -114,13 +117,16 @@ def reopen(
             f"The images of {folder.name} must have the names, the order and the parts that its split.csv lists, but "
             f"{counted(differing, 'row')} of it differ. Put them where they lay, or search again with --study NAME."
         )
+    weights = _find_weights(folder, studies, info["weights"], arch)
+    every = np.arange(len(manifest))
+    refuse_weights_that_know(weights, manifest, every, parts=f"what folds of {folder.name} hold out")
     return Reopened(
         folder=folder,
         arch=dataclasses.replace(arch, image_size=info["arch"]["image_size"]),
         manifest=manifest,
         split=split,
         rows=rows,
-        weights=_find_weights(folder, studies, info["weights"], arch),
+        weights=weights,
     )
 
 

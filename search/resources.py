@@ -2,7 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 # torch takes seconds to import and --help must not: it comes after the parsing.
 if TYPE_CHECKING:
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from core.budget import Budget
     from core.manifest import Manifest
     from core.sources import BatchSource
+    from core.unlabelled import Unlabelled
+
+
+class Opened(NamedTuple):
+    """What a command's pixels and activations come from."""
+
+    source: "BatchSource"
+    activations: "Activations"
+    unlabelled: "BatchSource | None"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +43,19 @@ class Resources:
     disk: "Budget"
 
     def open(
-        self, manifest: "Manifest", arch: "Arch", rows: "npt.NDArray[np.int64]"
-    ) -> "tuple[BatchSource, Activations]":
-        """Decodes or opens the pixels of `rows`, and of no others, and the place where activations are remembered."""
+        self,
+        manifest: "Manifest",
+        arch: "Arch",
+        rows: "npt.NDArray[np.int64]",
+        unlabelled: "Unlabelled | None" = None,
+    ) -> "Opened":
+        """Decodes or opens the pixels of `rows`, and of no others, those of unlabelled images if there are any, and the
+        place where activations are remembered."""
         from core.activations import open_activations
         from core.cache import cache_folder
         from core.device import free_memory
         from core.disk_tier import room_for_activations
-        from core.loaders import open_source
+        from core.loaders import open_files, open_source
 
         memory, folder = self.memory.of(free_memory(self.device)), cache_folder("activations")
         disk = self.disk.of(room_for_activations(folder))
@@ -54,7 +68,17 @@ class Resources:
             memory=memory,
         )
         left = max(0, memory - source.held)
-        return source, open_activations(device=self.device, memory=left, disk=disk, folder=folder)
+        besides = None
+        if unlabelled is not None:
+            files, sha256 = unlabelled.files, unlabelled.sha256
+            try:
+                besides = open_files(files, image_size=arch.image_size, device=self.device, sha256=sha256, memory=left)
+            except BaseException:
+                source.close()
+                raise
+            left = max(0, left - besides.held)
+        activations = open_activations(device=self.device, memory=left, disk=disk, folder=folder)
+        return Opened(source, activations, besides)
 
 
 def add_resource_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,15 +21,13 @@ from core.datasets import load_manifest
 from core.dataspec import DataSpec
 from core.demo import VERSION, write_demo
 from core.errors import InputError
-from core.loaders import open_files
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
-from core.seen import refuse_seen
 from core.semisupervised import UnlabelledImages
 from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
-from core.unlabelled import Unlabelled, find_unlabelled, held_out_rows, leave_out
+from core.unlabelled import Unlabelled, find_unlabelled, held_out_rows, leave_out, refuse_weights_that_know
 from core.uses import least_depth
 from core.weights import Weights, resolve_weights
 from search.leases import Leases
@@ -153,18 +151,17 @@ class Setup:
     def open_trainer(self) -> Trainer:
         """Decodes or opens the pixels and builds the model. The test rows' pixels stay closed."""
         settings = self.settings
-        source, activations = settings.resources.open(self.manifest, self.arch, self.split.unsealed)
+        opened = settings.resources.open(self.manifest, self.arch, self.split.unsealed, self.unlabelled)
         besides = None
-        if self.unlabelled is not None:
-            files = open_files(self.unlabelled.files, image_size=self.arch.image_size, device=settings.device)
-            besides = UnlabelledImages(source=files, count=len(self.unlabelled))
+        if opened.unlabelled is not None and self.unlabelled is not None:
+            besides = UnlabelledImages(source=opened.unlabelled, count=len(self.unlabelled))
         return Trainer(
             arch=self.arch,
             weights=self.weights,
-            data=TrainData.of(self.manifest, self.split, source, besides),
+            data=TrainData.of(self.manifest, self.split, opened.source, besides),
             device=settings.device,
             seed=settings.seed,
-            activations=activations,
+            activations=opened.activations,
             checkpoint_share=CHECKPOINT_SHARE,
         )
 
@@ -196,7 +193,8 @@ def prepare(settings: Settings) -> Setup:
     if settings.search_size is not None:
         folders.append(settings.studies.study(small_name(name, settings.search_size)))
     weights = find_weights(settings, arch, folders)
-    refuse_sealed(weights, manifest, split)
+    sealed = held_out_rows(split)
+    refuse_weights_that_know(weights, manifest, sealed, parts="the validation and test part")
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     space = build_space(
         arch.timm_name,
@@ -207,7 +205,7 @@ def prepare(settings: Settings) -> Setup:
     )
     unlabelled = None
     if settings.unlabelled is not None:
-        unlabelled, told = leave_out(find_unlabelled(settings.unlabelled), manifest, held_out_rows(split))
+        unlabelled, told = leave_out(find_unlabelled(settings.unlabelled, flag="--unlabelled"), manifest, sealed)
         _log.info("unlabelled images: %s", told)
         space = with_unlabelled(space)
     return Setup(
@@ -221,17 +219,6 @@ def prepare(settings: Settings) -> Setup:
         folder=folder,
         unlabelled=unlabelled,
     )
-
-
-def refuse_sealed(weights: Weights, manifest: Manifest, split: Split) -> None:
-    """Makes sure that weights of a pre-training have seen no image of the validation or test part.
-
-    Raises:
-        InputError: They have.
-    """
-    rows = held_out_rows(split).tolist()
-    sha256, names = [manifest.sha256[row] for row in rows], [manifest.paths[row] for row in rows]
-    refuse_seen(weights.seen, origin=weights.origin, sha256=sha256, names=names)
 
 
 def find_places(tune: Sequence[str], model: Classifier, arch: Arch) -> dict[str, int]:

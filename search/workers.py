@@ -21,6 +21,7 @@ from core.cli import stop_asked
 from core.device import available_cores
 from core.errors import InputError, one_line
 from core.loaders import decode_once
+from core.pixels import ensure_array_of_files
 from search.crew import Crew
 from search.job import Job, Outcome, run_job
 from search.loop import SearchFailedError, count_finished
@@ -65,6 +66,8 @@ def run_workers(
     """
     if setup.settings.source != "torch":
         decode_once(setup.manifest, setup.arch.image_size)  # here, where its progress can be seen
+        if (pool := setup.unlabelled) is not None:
+            ensure_array_of_files(pool.files, pool.sha256, image_size=setup.arch.image_size)
     study = open_study(storage, setup.folder.name)
     onlooker = Onlooker(setup, study, crew, goal, pictures, best=best)
     with onlooker, _looking(onlooker, deadline):

@@ -1,7 +1,9 @@
 """Pre-training without labels, from the command line to the weights that a search takes."""
 
+import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,14 @@ import torch
 from core import pretrain, selfsupervised
 from core.archs import resolve_arch
 from core.backbones import build_classifier
+from core.classifier import Classifier
 from core.cli import run
 from core.datasets import load_manifest
 from core.demo import write_demo
 from core.errors import InputError
 from core.files import read_metadata
-from core.seen import refuse_seen, write_seen
 from core.splits import split_manifest
+from core.unlabelled import held_out_rows, refuse_weights_that_know
 from core.weights import Weights, resolve_weights
 from tests.fixtures.images import write_image
 
@@ -52,36 +55,55 @@ def test_the_file_is_one_of_first_weights_that_says_where_it_comes_from(images, 
     assert [set(row) for row in history] == [{"epoch", "loss", "spread", "recall", "images_per_s"}] * 2
 
 
-def test_weights_remember_what_they_have_seen_also_when_a_study_keeps_them(images, weights_file, tmp_path):
+def test_weights_say_what_they_were_kept_apart_from_also_when_a_study_keeps_them(images, weights_file, tmp_path):
     manifest = load_manifest(images)
     split = split_manifest(manifest)
     resolve_weights(str(weights_file), resolve_arch("test_efficientnet")).save(tmp_path / "kept.safetensors")
-    seen = Weights.load(tmp_path / "kept.safetensors").seen
-    sealed = [manifest.sha256[row] for row in (*split.val, *split.test)]
-    refuse_seen(seen, origin="a file", sha256=sealed, names=sealed)
-    with pytest.raises(InputError, match=r"pre-trained on 1 image of them: mine\. Pre-train with"):
-        refuse_seen(seen, origin="a file", sha256=[manifest.sha256[split.train[0]]], names=["mine"])
+    weights = Weights.load(tmp_path / "kept.safetensors")
+    refuse_weights_that_know(weights, manifest, held_out_rows(split), parts="it")
+    with pytest.raises(InputError, match=r"1 image of them weren't left out"):
+        refuse_weights_that_know(weights, manifest, split.train[:1], parts="it")
 
 
-def test_damaged_hashes_of_what_was_seen_are_refused():
-    refuse_seen(None, origin="a file", sha256=["00" * 32], names=["x"])
-    refuse_seen(write_seen([]), origin="a file", sha256=["00" * 32], names=["x"])
-    with pytest.raises(InputError, match="in a damaged way"):
-        refuse_seen("?", origin="a file", sha256=["00" * 32], names=["x"])
+def test_another_pre_training_begins_only_with_weights_that_do_not_know_its_sealed_images(
+    images, weights_file, tmp_path, capsys
+):
+    words = ("--weights", str(weights_file))
+    assert pretrained(images, tmp_path / "other.safetensors", "--seed", "1", *words, epochs=1) == 2
+    assert "`weights` must have been kept apart from the validation and test part" in capsys.readouterr().err
+    assert pretrained(images, tmp_path / "again.safetensors", *words, epochs=1) == 0
+    again = Weights.load(tmp_path / "again.safetensors")
+    assert again.apart == Weights.load(weights_file).apart
 
 
+def stops_after(steps: int) -> Callable[[], bool]:
+    """Ctrl-C, felt after so many steps."""
+    asked = itertools.count(1)
+    return lambda: next(asked) >= steps
+
+
+@pytest.mark.parametrize("steps", [1, 3])  # of 3 steps an epoch
 @pytest.mark.parametrize(
     "method", ["byol", *(pytest.param(name, marks=pytest.mark.slow) for name in ("simsiam", "vicreg"))]
 )
-def test_an_interrupted_run_gives_the_weights_of_an_undisturbed_one(images, tmp_path, method, monkeypatch):
+def test_a_run_interrupted_after_any_step_gives_the_weights_of_an_undisturbed_one(
+    images, tmp_path, method, steps, monkeypatch, capsys
+):
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     assert pretrained(images, whole, "--method", method) == 0
-    monkeypatch.setattr("core.pretrain.stop_asked", lambda: True)
+    assert "2 epochs of 3 steps" in capsys.readouterr().out
+    monkeypatch.setattr("core.pretrain.stop_asked", stops_after(steps))
     assert pretrained(images, broken, "--method", method) == 130
     assert not broken.exists()
     monkeypatch.undo()
     assert pretrained(images, broken, "--method", method) == 0
     assert Weights.load(whole).hash == Weights.load(broken).hash
+    assert without_rates(whole) == without_rates(broken)
+
+
+def without_rates(file: Path) -> list[dict[str, float]]:
+    history = json.loads(read_metadata(file)["history"])
+    return [{name: value for name, value in row.items() if name != "images_per_s"} for row in history]
 
 
 def test_the_same_command_again_says_that_the_file_is_there_and_another_is_refused(images, weights_file, capsys):
@@ -100,6 +122,8 @@ def test_a_file_of_something_else_is_never_overwritten(images, tmp_path, capsys)
     assert out.read_text() == "my thesis"
     assert pretrained(images, tmp_path / "weights.pt") == 2
     assert "`--out` must name a file *.safetensors" in capsys.readouterr().err
+    assert pretrained(images, tmp_path / "missing" / "weights.safetensors") == 2
+    assert "`--out` must be in a folder that can be written to" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_refused(images, tmp_path, capsys, monkeypatch):
@@ -112,27 +136,50 @@ def test_a_damaged_checkpoint_is_refused(images, tmp_path, capsys, monkeypatch):
     assert "checkpoint is there and is damaged or something else. Name another" in capsys.readouterr().err
 
 
-def test_without_a_studys_data_nothing_is_left_out_and_that_is_said(images, tmp_path, capsys):
+def test_without_a_studys_data_nothing_is_learned(images, tmp_path, capsys):
     folder = tmp_path / "plain"
     for number in range(20):
         write_image(folder / f"{number}.jpg", number, (48, 40))
     for file in sorted(images.rglob("*.jpg"))[:3]:
         shutil.copy(file, folder)
-    assert pretrained(folder, tmp_path / "a.safetensors", epochs=1) == 0
-    told = capsys.readouterr()
-    assert "no lesions are left out, as no study's data are known; --labelled PLACE" in told.err
-    assert "23 images of 32 pixels" in told.out
+    assert pretrained(folder, tmp_path / "a.safetensors", epochs=1) == 2
+    assert "`--labelled` must name the labelled images of the study" in capsys.readouterr().err
     assert pretrained(folder, tmp_path / "b.safetensors", "--labelled", str(folder)) == 2
+    assert "`--labelled` must name" not in capsys.readouterr().err
     assert pretrained(folder, tmp_path / "c.safetensors", "--labelled", str(images), epochs=1) == 0
-    assert "of 23 left out" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "study: " in told
+    assert "of 23 left out" in told
 
 
 def test_a_network_that_gives_the_same_for_all_images_is_stopped(images, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("core.pretraining.spread", lambda projections: torch.zeros(()))
-    out = tmp_path / "weights.safetensors"
-    assert pretrained(images, out) == 2
-    assert "after epoch 1 it is 0.000: byol has collapsed. Give a lower --lr" in capsys.readouterr().err
+    build = selfsupervised.build_method
+
+    def collapsed(name: str, classifier: Classifier, **more: int) -> selfsupervised.SelfSupervised:
+        last = [module for module in classifier.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1]
+        torch.nn.init.constant_(last.weight, 1e-4)
+        torch.nn.init.ones_(last.bias)
+        return build(name, classifier, **more)
+
+    monkeypatch.setattr("core.pretraining.build_method", collapsed)
+    for method in pretrain.METHODS:
+        out = tmp_path / f"{method}.safetensors"
+        assert pretrained(images, out, "--method", method, "--lr", "1e-6") == 2
+        assert f"it is 0.000: {method} has collapsed. Give a lower --lr" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_memory_has_no_room_for_is_refused_with_a_smaller_batch(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("core.pretraining.memory_in_reach", lambda: 1000)
+    assert pretrained(images, tmp_path / "w.safetensors") == 2
+    assert "two views of 16 images of 32 pixels are too much. Give --batch-size 8." in capsys.readouterr().err
+
+
+def test_what_a_kill_left_beside_the_finished_file_goes(images, weights_file):
+    checkpoint = weights_file.with_name("weights.safetensors.checkpoint")
+    shutil.copy(weights_file, checkpoint)
+    assert pretrained(images, weights_file) == 0
+    assert not checkpoint.exists()
 
 
 def test_numbers_that_are_none_count_as_a_collapse(images, tmp_path):

@@ -121,6 +121,26 @@ def test_a_small_pool_comes_several_times_an_epoch_in_other_views(trainer: Train
     assert not any(torch.equal(a, b) for a in batches[0] for b in batches[1])
 
 
+def test_views_that_are_held_against_each_other_are_not_equally_bright(trainer: Trainer) -> None:
+    grey = torch.full((200, 3, 37, 37), 128, dtype=torch.uint8)
+    pool = UnlabelledImages(source=ArraySource(grey, np.full(200, -1)), count=200)
+    feed = UnlabelledFeed(
+        pool, arch=trainer.arch, config=config(trainer, unlabelled_ratio=1), pass_frozen=lambda views: views
+    )
+    strong_U, mild_U = next(feed.batches([200], 0)).amax((1, 2, 3)).chunk(2)
+    assert abs(np.corrcoef(strong_U.numpy(), mild_U.numpy())[0, 1]) < 0.3
+
+
+def test_what_labels_are_made_of_keeps_all_its_features(trainer: Trainer) -> None:
+    model, features = trainer.model.train(), torch.rand(6, trainer.model.draw(1).shape[1])
+    model.set_drop_rate(0.5)
+    drawn = model.draw(4)
+    some = model.classify(features, drawn)
+    torch.testing.assert_close(some[:4], model.classify(features[:4], drawn))
+    torch.testing.assert_close(some[4:], model.eval().classify(features)[4:])
+    model.set_drop_rate(0.0)
+
+
 @pytest.mark.gpu
 def test_recorded_steps_give_the_numbers_of_steps_that_are_not() -> None:
     images, labels = coloured(72, 0)
