@@ -37,6 +37,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cutmix-1": {"cutmix": 1.0},
     "l1-0.001": {"l1": 0.001},
     "l1-0.01": {"l1": 0.01},
+    "dropout-0": {"drop_rate": 0.0},
+    "dropout-0.5": {"drop_rate": 0.5},
+    "decay-0": {"weight_decay": 0.0},
+    "decay-0.1": {"weight_decay": 0.1},
+    "smooth-0": {"label_smoothing": 0.0},
+    "smooth-0.15": {"label_smoothing": 0.15},
+    "patience-2": {"patience": 2},
     "augment-0.5": {"augment_strength": 0.5},
     "augment-1.5": {"augment_strength": 1.5},
     LARGER: {},  # depends on the base's

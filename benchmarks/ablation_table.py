@@ -49,7 +49,7 @@ def compare(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Row
                 "gains": gains_S,
                 "low": low,
                 "high": high,
-                "cost": statistics.median(change["elapsed_s"] / base["elapsed_s"] for change, base in pairs),
+                "cost": statistics.median(change["seconds"] / base["seconds"] for change, base in pairs),
             }
         rows.append(row)
     return rows
@@ -97,5 +97,5 @@ def markdown(rows: Sequence[Row]) -> str:
 def _means(runs: Sequence[Mapping[str, Any]]) -> Row:
     return {
         name: statistics.mean(run[name] for run in runs) if runs else math.nan
-        for name in ("recall", "recall_argmax", "accuracy", "loss", "elapsed_s")
+        for name in ("recall", "recall_argmax", "accuracy", "loss", "seconds")
     }

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from core.errors import InputError
-
 
 class StochasticDepth(nn.Module):
     """Leaves a residual branch out for some images of a batch, and scales it for the others (Huang et al. 2016).
@@ -54,25 +52,7 @@ def insert_stochastic_depth(backbone: nn.Module, shares: Mapping[str, float]) ->
 
 
 def set_drop_path(network: nn.Module, rate: float) -> None:
-    """Sets the rate of stochastic depth, in [0, 1), in place.
-
-    Raises:
-        InputError: The network has no branch that timm would leave out.
-    """
-    branches = _branches(network)
-    if rate > 0 and not branches:
-        raise InputError(
-            f"`drop_path` must be 0 for this architecture, of which timm leaves out no residual branches, but got "
-            f"drop_path={rate}. Choose 0, or another architecture."
-        )
-    for branch in branches:
-        branch.set_rate(rate)
-
-
-def drops_paths(network: nn.Module) -> bool:
-    """Whether residual branches are left out while training."""
-    return any(branch.active for branch in _branches(network))
-
-
-def _branches(network: nn.Module) -> list[StochasticDepth]:
-    return [module for module in network.modules() if isinstance(module, StochasticDepth)]
+    """Sets the rate of stochastic depth, in [0, 1), in place; a network without a place for it stays as it is."""
+    for module in network.modules():
+        if isinstance(module, StochasticDepth):
+            module.set_rate(rate)

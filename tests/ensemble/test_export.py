@@ -446,3 +446,29 @@ def test_int8_is_calibrated_on_training_images_and_tells_its_loss_on_validation(
     assert card.provenance["int8"]["validation"]["images"] == len(split.val)
     probs_NC = ExportedEnsemble(file).predict_proba([manifest.file(0), manifest.file(1)])
     np.testing.assert_allclose(probs_NC.sum(axis=1), 1)
+
+
+@pytest.mark.slow
+def test_benchmark_tells_what_each_file_weighs_takes_and_finds(
+    make_studies: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.export import build_parser
+    from benchmarks.export import main as measure
+    from ensemble import build
+
+    studies = make_studies(tmp_path / "studies")
+    studies.add("a")
+    studies.add("b", arch="test_resnet")
+    assert build.main([str(studies.root), "--no-test"]) == 0
+    words = [studies.root / "ensemble", "--images", 3, "--repeats", 2, "--out", tmp_path / "export.json"]
+    assert measure(build_parser().parse_args([str(word) for word in words])) == 0
+    assert capsys.readouterr().out.rstrip().splitlines()[-1].startswith("ratio: ")
+    rows = read_json(tmp_path / "export.json")["rows"]
+    kinds = [("test_efficientnet", 1), ("test_resnet", 1), ("ensemble of 2", 2)]
+    assert [(row["what"], row["precision"]) for row in rows] == [
+        (what, precision) for what, _ in kinds for precision in ("float32", "int8")
+    ]
+    assert all(row["ms_per_image"]["n"] == 2 and row["ms_per_image"]["low"] > 0 for row in rows)
+    assert all(row["images"] == len(studies.split.val) and 0 <= row["macro_recall"] <= 1 for row in rows)
+    sizes = [row["megabytes"] for row in rows if row["precision"] == "float32"]
+    assert sizes[2] == pytest.approx(sizes[0] + sizes[1], rel=0.05)
