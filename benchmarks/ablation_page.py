@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from benchmarks.ablation_table import markdown
 from benchmarks.pages import DOCS, Result, page_parser, write_page
 from core.cli import run
+from core.errors import counted
 
 _HEAD = """# Ablations
 
@@ -41,7 +42,7 @@ def _section(result: Result) -> str:
     setting, *rows = result["rows"]
     base = ", ".join(f"{name}={value}" for name, value in setting["base"].items())
     machine = result["machine"]
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    where = machine.get("gpu") or f"{machine['cpu']}, {counted(setting['threads'], 'thread')}"
     return (
         f"## {setting['arch']} at {setting['image_size']} pixels, {rows[0]['n']} seeds\n\n"
         f"{setting['epochs']} epochs; training images: {setting['train_images']}, validation images: "

@@ -112,7 +112,15 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest
 
 
 def test_the_page_has_every_figure_from_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    setting = {"arch": "a", "image_size": 64, "epochs": 10, "train_images": "all", "val_images": "all", "data": "d"}
+    setting = {
+        "arch": "a",
+        "image_size": 64,
+        "epochs": 10,
+        "train_images": "all",
+        "val_images": "all",
+        "data": "d",
+        "threads": 1,
+    }
     result = {
         "rows": [{**setting, "base": {"lr": 0.1}}, *compare(RUNS, ["ema-1"])],
         "machine": {"cpu": "c", "threads": 2},
