@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from core.archs import Arch
     from core.classifier import Classifier
+    from ensemble.spec import EnsembleSpec
 
 IMAGE_SIZE = 64  # pixels: what all of them take
 CLASSES = 3
@@ -55,6 +56,7 @@ class Kept:
         image_size: Of its weights, pixels.
         depths: Depths at which it was checked.
         cut: Those of them at which something is frozen and the network is cut, so that it is remembered.
+        exported: Largest difference of a probability between PyTorch and the exported file; None if it wasn't exported.
         seconds: That the check took.
     """
 
@@ -64,19 +66,21 @@ class Kept:
     image_size: int
     depths: tuple[int, ...]
     cut: tuple[int, ...]
+    exported: float | None
     seconds: float
 
 
-def check_architecture(name: str, *, every_depth: bool) -> Kept:
+def check_architecture(name: str, *, every_depth: bool, exports: bool = False) -> Kept:
     """Holds an architecture to the contract.
 
     Args:
         name: timm's.
         every_depth: Else head alone, one block, half of them, and everything.
+        exports: Whether it is exported too, which takes up to a minute.
 
     Raises:
         AssertionError: It doesn't keep it.
-        InputError: It can't be used.
+        InputError: It can't be used, or not be exported.
     """
     from core.archs import resolve_arch
     from core.backbones import build_classifier
@@ -105,6 +109,7 @@ def check_architecture(name: str, *, every_depth: bool) -> Kept:
         image_size=arch.image_size,
         depths=depths,
         cut=tuple(cut),
+        exported=_check_export(small) if exports else None,
         seconds=time.perf_counter() - start,
     )
 
@@ -207,3 +212,65 @@ def _check_saving(model: "Classifier", arch: "Arch") -> None:
         expected = model.eval()(images)
         assert torch.equal(other.eval()(images), expected), f"{arch.timm_name} is another once it was saved"
         torch.testing.assert_close(model.backbone(images), expected)
+
+
+def _check_export(arch: "Arch") -> float:
+    """An ensemble of it alone is written as one file; returns how far its probabilities are from PyTorch's.
+
+    Raises:
+        InputError: It can't be written, or gives others.
+    """
+    import torch
+
+    from core.backbones import build_classifier
+    from ensemble.graph import EnsembleGraph
+    from ensemble.onnx_file import check_onnx, write_onnx
+
+    model = build_classifier(arch, num_classes=CLASSES, weights=None, seed=0)
+    images = _images(arch)
+    with torch.no_grad():
+        # With statistics of images, or what a new network makes of them fades from layer to layer.
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.momentum = 1.0
+        model.train()(images)
+        spread = model.eval()(images).softmax(1).std(0).max()
+    assert spread > 100 * _TOLERANCE, f"{arch.timm_name} says the same of all images, which shows nothing"
+    graph = EnsembleGraph(_alone(arch), [[model]]).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        write_onnx(graph, file)
+        return check_onnx(graph, file)
+
+
+def _alone(arch: "Arch") -> "EnsembleSpec":
+    """An ensemble of one untrained network."""
+    from core.versions import installed_versions
+    from ensemble.decision import Rule
+    from ensemble.spec import EnsembleSpec, MemberSpec
+
+    member = MemberSpec(
+        study=arch.timm_name,
+        trial=0,
+        arch=arch,
+        files=("model.safetensors",),
+        weight=1.0,
+        prior=(1 / CLASSES,) * CLASSES,
+        recall=0.0,
+        recall_interval=(0.0, 0.0),
+        best_epoch=0,
+        config={},
+    )
+    return EnsembleSpec(
+        classes=tuple(f"class {c}" for c in range(CLASSES)),
+        members=(member,),
+        left_out=(),
+        demo=True,
+        data={},
+        split={},
+        versions=installed_versions(),
+        command="",
+        created="2026-01-01T00:00:00Z",
+        rule=Rule(tau=1.0, vote="mean", views=1, temperature=1.0),
+        operating_points=(),
+    )

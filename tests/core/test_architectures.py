@@ -31,8 +31,9 @@ def test_a_small_one_of_each_family_keeps_the_contract(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMED)
 def test_those_that_people_name_keep_it_at_every_depth(name: str) -> None:
-    kept = check_architecture(name, every_depth=True)
+    kept = check_architecture(name, every_depth=True, exports=True)
     assert kept.cut == tuple(range(kept.blocks))
+    assert kept.exported is not None
 
 
 def test_what_cannot_be_cut_is_computed_whole() -> None:
