@@ -72,6 +72,11 @@ def main(args: argparse.Namespace) -> int:
             f"`--shares` must be in (0, 1], but got --shares {wrong[0]:g}. Give shares such as 0.01 and 1."
         )
     device, task = resolve_device(args.device), open_seed(args, 0, args.weights)
+    if task.weights.apart is not None:
+        raise InputError(
+            "`--weights` must be those of others, as a pre-training is kept apart from the validation part of one seed "
+            f"only, but got --weights {args.weights}. Give the weights that it began with."
+        )
     name = f"labels-{args.arch}-{task.arch.image_size}"
     model = build_classifier(task.arch, num_classes=len(task.manifest.classes), weights=None, seed=0)
     base = base_values(task, model, None)
@@ -127,6 +132,8 @@ def open_seed(args: argparse.Namespace, seed: int, weights: str) -> "Task":
 
 def describe(args: argparse.Namespace, device: "torch.device", task: "Task", base: dict[str, Any]) -> dict[str, Any]:
     """What all runs of a recording share."""
+    import torch
+
     from core.device import describe_device
 
     return {
@@ -139,6 +146,8 @@ def describe(args: argparse.Namespace, device: "torch.device", task: "Task", bas
         "pretraining": f"{args.method}, {args.pretrain_epochs} epochs",
         "base": base,
         "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
     }
 
 

@@ -97,7 +97,7 @@ def open_task(
         split, train=_some(split.train, train_images, seed), val=_some(split.val, val_images, seed)
     )
     first = resolve_weights(weights, resolved)
-    refuse_weights_that_know(first, manifest, held_out_rows(split), parts="the validation and test part")
+    refuse_weights_that_know(first, manifest, held_out_rows(split))
     return Task(arch=resolved, weights=first, manifest=manifest, split=chosen, seed=seed)
 
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +48,8 @@ def build_classifier(arch: Arch, *, num_classes: int, weights: "Weights | None",
         backbone = _create(arch)
     head_name = find_head(backbone)
     if weights is not None and weights.state:
+        if weights.image_size is not None:
+            _fit_to_images(backbone, replace(arch, image_size=_size_of(weights)))
         _load_backbone(backbone, head_name, weights, arch)
     _fit_to_images(backbone, arch)
     # Seeded afresh, so that the head of a seed is the same whatever the backbone drew.
@@ -127,6 +130,16 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def _size_of(weights: "Weights") -> int:
+    text = weights.image_size or ""
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 6):
+        raise InputError(
+            f"`weights` must tell the size of their images in pixels, but what comes from {weights.origin} says "
+            f"{text[:20]!r}. Restore the file."
+        )
+    return int(text)
 
 
 def _load_backbone(backbone: "nn.Module", head_name: str, weights: "Weights", arch: Arch) -> None:

@@ -161,13 +161,13 @@ class TrainConfig:
             _require((self.loss == "cross_entropy") == (self.sampler == "balanced"), rule, "loss", self.loss)
 
     def _require_labels_like_others(self) -> None:
-        """Pseudo-labels are brought forward as labels are; not every mechanism says how, nor what a mix of two is."""
+        """Pseudo-labels are brought forward as labels are, and made of whole images by a whole network."""
         _require(0 < self.confidence < 1, "in (0, 1)", "confidence", self.confidence)
         if self.unlabelled_weight > 0:
             with_it = f"with unlabelled_weight={self.unlabelled_weight}"
             _require(self.loss != "focal", f"another {with_it}", "loss", self.loss)
             _require(self.sampler == "shuffled", f"shuffled {with_it}", "sampler", self.sampler)
-            for name in ("mixup", "cutmix"):
+            for name in ("mixup", "cutmix", "drop_path"):
                 _require(getattr(self, name) == 0, f"0 {with_it}", name, getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:

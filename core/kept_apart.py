@@ -32,7 +32,9 @@ def write_apart(sha256: Iterable[str], earlier: str | None = None) -> str:
     return base64.b64encode(b"".join(sorted(starts))).decode("ascii")
 
 
-def refuse_known(apart: str | None, *, origin: str, sha256: Sequence[str], names: Sequence[str], parts: str) -> None:
+def refuse_known(
+    apart: str | None, *, origin: str, sha256: Sequence[str], names: Sequence[str], parts: str, way_out: str
+) -> None:
     """Makes sure that weights have been kept apart from some images.
 
     What a pre-training has looked at can't tell that: a copy in another size has other bytes, and another photo of a
@@ -44,6 +46,7 @@ def refuse_known(apart: str | None, *, origin: str, sha256: Sequence[str], names
         sha256: Hash of each image's file.
         names: The images, for people.
         parts: What the images are, for people.
+        way_out: A sentence on what to do else.
 
     Raises:
         InputError: They haven't been kept apart from one of them, or their file is damaged.
@@ -59,9 +62,8 @@ def refuse_known(apart: str | None, *, origin: str, sha256: Sequence[str], names
         ) from error
     if rest := [name for name, each in zip(names, sha256, strict=True) if _start(each) not in known]:
         raise InputError(
-            f"`weights` must have been kept apart from {parts}, but in the pre-training of those from {origin} "
-            f"{counted(len(rest), 'image')} of them weren't left out: {few(rest)}. Pre-train with the study's data as "
-            "--labelled and with its --seed, or give other weights."
+            f"`weights` must have been kept apart from {parts}, but the pre-training of those from {origin} may have "
+            f"shown them {counted(len(rest), 'image')} of it: {few(rest)}. {way_out}"
         )
 
 

@@ -83,6 +83,7 @@ def open_files(
     device: torch.device,
     sha256: Sequence[str] | None = None,
     memory: int | None = None,
+    kind: str = "auto",
 ) -> BatchSource:
     """Opens new images, whose rows are their places in `paths` and whose labels are -1.
 
@@ -95,22 +96,25 @@ def open_files(
         sha256: Hash of each file's bytes. Given, the decoded pixels stay in the cache, where all processes of a machine
             share them; without, they are gone with this one.
         memory: Bytes of the device's memory that the pixels may take; None for 40 % of what is free.
+        kind: ``torch`` decodes each image whenever it is asked for; any other of `KINDS` leaves the choice.
 
     Raises:
         InputError: Some cannot be decoded, all of which are named, or the cache has no room.
     """
     size, rows = stored_size(image_size), np.arange(len(paths), dtype=np.int64)
-    labels = np.full_like(rows, -1)
-    needed = len(paths) * size * size * 3
+    labels, needed = np.full_like(rows, -1), len(paths) * size * size * 3
     on_device = MEMORY.of(free_memory(device)) if memory is None else memory
-    if needed > on_device or (sha256 is None and needed > MEMORY.of(free_memory(torch.device("cpu")))):
+    here = torch.device("cpu")
+    # Mapped pixels take no memory that others need.
+    fits = (sha256 is not None and device == here) or needed <= on_device
+    if kind == "torch" or not fits or (sha256 is None and needed > MEMORY.of(free_memory(here))):
         refuse_unreadable(paths, among=len(paths))
         return TorchSource(paths, labels, rows, stored_size=size, device=device)
     if sha256 is None:
         pixels = decode_files(paths, size)
     else:
         pixels = read_array(ensure_array_of_files(paths, sha256, image_size=image_size))
-    if device.type == "cpu":
+    if device == here:
         return MappedSource(pixels, labels, rows, stored_size=size)
     return ResidentSource(pixels, labels, rows, stored_size=size, device=device)
 

@@ -10,7 +10,8 @@ import os
 import shlex
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     from core.loaders import open_files
     from core.pretrain_files import checkpoint_file, describe, refuse_differences, write_weights
     from core.pretrain_study import find_study
-    from core.pretraining import Pretraining
+    from core.pretraining import Pretraining, build_learner, refuse_what_does_not_fit
     from core.unlabelled import find_unlabelled
     from core.weights import resolve_weights
 
@@ -85,11 +86,16 @@ def main(args: argparse.Namespace) -> int:
         arch = dataclasses.replace(arch, image_size=args.image_size)
     config = read_config(args, arch)
     weights = resolve_weights(args.weights, arch)
+    learner = build_learner(config, arch=arch, weights=weights)
     study = find_study(read_study(args), seed=args.seed, named=bool(args.labelled))
     study.refuse_weights(weights)
     images = study.leave_out(find_unlabelled(args.data, flag="--data"))
     if len(images) < 2:
         raise InputError(f"`--data` must hold 2 images or more, but {args.data} has {len(images)}. Name another one.")
+    views = 2 * min(args.batch_size, len(images))
+    with telling_what_is_too_large(args.batch_size, arch.image_size):
+        if device.type == "cpu":  # a card says so itself
+            refuse_what_does_not_fit(learner, views, arch.image_size)
     facts, checkpoint = describe(config, images, weights, study), checkpoint_file(args.out)
     for file in filter(Path.exists, (args.out, checkpoint)):  # before anything is decoded
         refuse_differences(file, facts)
@@ -103,7 +109,7 @@ def main(args: argparse.Namespace) -> int:
         )
         labelled = study.open_labelled(arch, device)
         stack.enter_context(labelled.source)
-        training = Pretraining(config, arch=arch, weights=weights, source=source, images=len(images), labelled=labelled)
+        training = Pretraining(config, arch=arch, learner=learner, source=source, images=len(images), labelled=labelled)
         write(
             f"{config.method}, {arch.name} from {weights.origin}: {counted(len(images), 'image')} of {arch.image_size} "
             f"pixels, {counted(config.descent.epochs, 'epoch')} of {counted(training.steps, 'step')}, "
@@ -160,38 +166,45 @@ def read_config(args: argparse.Namespace, arch: "Arch") -> "PretrainConfig":
 def train(training: "Pretraining", checkpoint: Path, facts: dict[str, str], deadline: float | None) -> bool:
     """Trains what is left, with a row for each epoch; returns whether it came to its end."""
     from core.collapse import CollapseError
+
+    with stopping_cleanly(), telling_what_is_too_large(training.config.descent.batch_size, training.arch.image_size):
+        if checkpoint.exists():
+            training.resume(checkpoint)
+            write(f"continuing in epoch {len(training.history) + 1}")
+        else:
+            write("epoch     loss   spread   neighbours' recall   images/s")
+            write(f"{'first weights':22}{training.neighbour_recall():>22.3f}")
+        with progress("pre-training", training.steps_left) as bar:
+
+            def on_step() -> bool:
+                bar.advance()
+                return not (stop_asked() or (deadline is not None and time.monotonic() >= deadline))
+
+            try:
+                return training.finish(lambda epoch: write(_row(epoch)), checkpoint, facts, on_step)
+            except CollapseError:
+                checkpoint.unlink(missing_ok=True)  # with another rate or method it is of no use
+                raise
+
+
+@contextmanager
+def telling_what_is_too_large(batch_size: int, image_size: int) -> Iterator[None]:
+    """A sentence in place of an error that means too little memory.
+
+    Raises:
+        InputError: There is too little.
+    """
     from core.device import is_out_of_memory
 
-    if checkpoint.exists():
-        training.resume(checkpoint)
-        write(f"continuing in epoch {len(training.history) + 1}")
-    else:
-        write("epoch     loss   spread   neighbours' recall   images/s")
-        write(f"{'first weights':22}{training.neighbour_recall():>22.3f}")
-
-    with stopping_cleanly(), progress("pre-training", training.steps_left) as bar:
-
-        def on_step() -> bool:
-            bar.advance()
-            return not (stop_asked() or (deadline is not None and time.monotonic() >= deadline))
-
-        try:
-            return training.finish(lambda epoch: write(_row(epoch)), checkpoint, facts, on_step)
-        except CollapseError:
-            checkpoint.unlink(missing_ok=True)  # with another rate or method it is of no use
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise _too_large(training) from error
-            raise
-
-
-def _too_large(training: "Pretraining") -> InputError:
-    size = training.config.descent.batch_size
-    return InputError(
-        f"`--batch-size` must be one that memory has room for, but two views of {size} images of "
-        f"{training.arch.image_size} pixels are too much. Give --batch-size {max(2, size // 2)}."
-    )
+        raise InputError(
+            f"`--batch-size` must be one that memory has room for, but two views of {batch_size} images of "
+            f"{image_size} pixels are too much. Give --batch-size {max(2, batch_size // 2)}."
+        ) from error
 
 
 def _row(result: "PretrainEpoch") -> str:

@@ -29,6 +29,7 @@ def describe(config: PretrainConfig, images: Unlabelled, weights: Weights, study
     """
     facts: dict[str, Any] = {**config.to_dict(), "images": images.fingerprint, "first weights": weights.hash}
     facts["labelled"] = study.manifest.fingerprint_of(study.split.train)
+    facts["kept apart from"] = study.manifest.fingerprint_of(study.sealed_rows)
     return {_KEY: json.dumps(facts)}
 
 
@@ -76,7 +77,7 @@ def write_weights(
         training: At its end.
         images: Those that it has learned from.
         weights: Those that it began with.
-        study: Whose sealed images it has been kept apart from.
+        study: Whose sealed images it has been kept apart from, and perhaps others.
         facts: As `describe` gave them.
     """
     config = training.config
@@ -90,7 +91,8 @@ def write_weights(
         arch=training.arch.timm_name,
         tag=training.arch.weight_tag,
         license=weights.license,
-        apart=write_apart(study.sealed_sha256, earlier=weights.apart),
+        apart=write_apart(study.apart_from(images), earlier=weights.apart),
+        image_size=str(training.arch.image_size),
     )
     learned.save(out, {**facts, "history": json.dumps(training.history)})
     write(f"{out}: {origin}")

@@ -17,11 +17,10 @@ from core.manifest import Manifest
 from core.pretrain_data import Labelled
 from core.seeds import NEIGHBOURS, derive_seed
 from core.splits import Split, joined_groups, split_manifest
-from core.unlabelled import Unlabelled, held_out_rows, leave_out, refuse_weights_that_know
+from core.unlabelled import Unlabelled, held_out_rows, leave_out, refuse_weights_that_know, rows_apart
 from core.weights import Weights
 
 _WATCHED = 2000  # labelled images by which features are watched; a look at them takes seconds
-_PARTS = "the validation and test part"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,10 +40,10 @@ class Study:
         """Rows that nothing may learn from."""
         return held_out_rows(self.split)
 
-    @property
-    def sealed_sha256(self) -> list[str]:
-        """Hash of each image of the validation and test part."""
-        return [self.manifest.sha256[row] for row in self.sealed_rows.tolist()]
+    def apart_from(self, images: Unlabelled) -> list[str]:
+        """Hash of each image, of whatever part, whose lesion none of some images shows."""
+        rows = rows_apart(images, self.manifest)
+        return [self.manifest.sha256[row] for row in rows.tolist()]
 
     def refuse_weights(self, weights: Weights) -> None:
         """Makes sure that first weights don't know the sealed images from an earlier pre-training.
@@ -52,7 +51,7 @@ class Study:
         Raises:
             InputError: They may.
         """
-        refuse_weights_that_know(weights, self.manifest, self.sealed_rows, parts=_PARTS)
+        refuse_weights_that_know(weights, self.manifest, self.sealed_rows)
 
     def leave_out(self, images: Unlabelled) -> Unlabelled:
         """The images that show none of its validation and test lesions; how many do is printed."""

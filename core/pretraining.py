@@ -34,7 +34,7 @@ from core.optim import build_optimizer, learning_rate, set_rate
 from core.optimizer_state import load_optimizer, optimizer_tensors
 from core.pretrain_data import Labelled, PretrainConfig, PretrainEpoch
 from core.seeds import PRETRAIN_HEADS, PRETRAIN_ORDER, PRETRAIN_VIEWS, derive_seed
-from core.selfsupervised import build_method
+from core.selfsupervised import SelfSupervised, build_method
 from core.shapes import NUMBER, find_misfit
 from core.sources import BatchSource
 from core.strong_views import SELF_SUPERVISED, StrongAugmenter
@@ -45,19 +45,55 @@ _LOOKS = 20  # how often neighbours are looked at in a run: each look passes all
 _METHOD, _OPTIMIZER, _TOLD = "method.", "optimizer.", "told"
 
 
+def build_learner(config: PretrainConfig, *, arch: Arch, weights: Weights) -> SelfSupervised:
+    """A backbone with its first weights and the heads of a method.
+
+    Args:
+        config: What to run.
+        arch: The backbone, with the config's image size.
+        weights: First weights; without tensors it starts from noise.
+
+    Raises:
+        InputError: lightly isn't installed, or the weights or the image size don't fit.
+    """
+    seed = config.descent.seed
+    classifier = build_classifier(arch, num_classes=2, weights=weights, seed=seed)
+    heads = derive_seed(seed, PRETRAIN_HEADS)
+    return build_method(config.method, classifier, image_size=arch.image_size, seed=heads)
+
+
+def refuse_what_does_not_fit(learner: SelfSupervised, views: int, image_size: int) -> None:
+    """Says that the CPU's memory doesn't suffice while the process can still say it.
+
+    Args:
+        learner: What learns.
+        views: That it sees at once.
+        image_size: Of a view, pixels.
+
+    Raises:
+        MemoryError: A step would take more memory than the machine has free.
+    """
+    if (network := survey(learner.backbone, image_size=image_size)) is None:
+        return
+    learning = {name for name, parameter in learner.backbone.named_parameters() if parameter.requires_grad}
+    needed, reach = network.footprint(learning, chunk=None).of(views), memory_in_reach()
+    if needed > reach:
+        raise MemoryError(
+            f"{views} views of {image_size} pixels take about {needed / 1e9:.1f} GB of memory, and "
+            f"{reach / 1e9:.1f} GB can be had"
+        )
+
+
 class Pretraining:
     """Trains a backbone without labels.
 
     Args:
         config: What to run.
         arch: The backbone, with the config's image size.
-        weights: First weights; without tensors it starts from noise.
+        learner: What `build_learner` gave.
         source: Gives the images, as rows 0 to N - 1, on the device where to compute.
         images: N.
         labelled: By what features are watched.
-
-    Raises:
-        InputError: lightly isn't installed, or the weights or the image size don't fit.
     """
 
     def __init__(
@@ -65,7 +101,7 @@ class Pretraining:
         config: PretrainConfig,
         *,
         arch: Arch,
-        weights: Weights,
+        learner: SelfSupervised,
         source: BatchSource,
         images: int,
         labelled: Labelled,
@@ -76,15 +112,8 @@ class Pretraining:
         keep_freed_memory(device)
         if device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # as for trials: a resumed run gives the same numbers
-        classifier = build_classifier(arch, num_classes=2, weights=weights, seed=descent.seed)
-        method = build_method(
-            config.method,
-            classifier,
-            image_size=arch.image_size,
-            seed=derive_seed(descent.seed, PRETRAIN_HEADS),
-        )
-        hasten_small_depthwise(method)
-        self.method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        hasten_small_depthwise(learner)
+        self.method = learner.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(descent, self.method)
         self.scaler = torch.amp.GradScaler(device.type, enabled=compute_dtype(device) == torch.float16)
         form: dict[str, Any] = {"image_size": arch.image_size, "mean": arch.mean, "std": arch.std, "device": device}
@@ -126,9 +155,7 @@ class Pretraining:
 
         Raises:
             CollapseError: All images have come to look the same.
-            MemoryError: A step would take more memory than the machine has free.
         """
-        self.refuse_what_does_not_fit()
         while (epoch := len(self.history)) < self.config.descent.epochs:
             start, first = time.perf_counter(), len(self._told)
             for _ in self._steps(epoch):
@@ -138,7 +165,15 @@ class Pretraining:
                         self.save(checkpoint_file, facts)
                 if not goes_on:
                     return False
-            result = self._conclude(epoch, (len(self._told) - first) / (time.perf_counter() - start))
+            steps, (loss, spread_) = len(self._told) - first, torch.stack(self._told).mean(0).tolist()
+            elapsed_s = time.perf_counter() - start  # now that the device has finished
+            result = PretrainEpoch(
+                epoch=epoch,
+                loss=loss,
+                spread=spread_,
+                recall=self.neighbour_recall() if self._looks_after(epoch) else None,
+                images_per_s=steps * min(self.config.descent.batch_size, len(self._rows)) / elapsed_s,
+            )
             self.history.append({name: value for name, value in asdict(result).items() if value is not None})
             self._told.clear()
             on_epoch(result)
@@ -157,35 +192,6 @@ class Pretraining:
             self._told.append(torch.stack(self._step(*views)))
             self.method.after_step((epoch + (step + 1) / self.steps) / descent.epochs)
             yield
-
-    def _conclude(self, epoch: int, steps_per_s: float) -> PretrainEpoch:
-        """Looks at what an epoch gave."""
-        loss, spread_ = torch.stack(self._told).mean(0).tolist()
-        return PretrainEpoch(
-            epoch=epoch,
-            loss=loss,
-            spread=spread_,
-            recall=self.neighbour_recall() if self._looks_after(epoch) else None,
-            images_per_s=steps_per_s * min(self.config.descent.batch_size, len(self._rows)),
-        )
-
-    def refuse_what_does_not_fit(self) -> None:
-        """Says that memory doesn't suffice while the process can still say it; a card says so itself.
-
-        Raises:
-            MemoryError: A step would take more than the machine has free.
-        """
-        images = survey(self.method.backbone, image_size=self.arch.image_size) if self.device.type == "cpu" else None
-        if images is None:
-            return
-        learning = {name for name, parameter in self.method.backbone.named_parameters() if parameter.requires_grad}
-        views = 2 * min(self.config.descent.batch_size, len(self._rows))
-        needed, reach = images.footprint(learning, chunk=None).of(views), memory_in_reach()
-        if needed > reach:
-            raise MemoryError(
-                f"{views} views of {self.arch.image_size} pixels take about {needed / 1e9:.1f} GB of memory, and "
-                f"{reach / 1e9:.1f} GB can be had"
-            )
 
     def _descend(self, first_BCHH: Tensor, second_BCHH: Tensor) -> tuple[Tensor, ...]:
         """One step of the optimiser; returns the loss and the spread of the features, on the device."""

@@ -146,7 +146,7 @@ def build_method(name: str, classifier: Classifier, *, image_size: int, seed: in
     except ImportError as error:
         raise InputError(
             f"`--method {name}` must find the package lightly, which isn't installed ({error}). Install it with "
-            "`pip install -c constraints.txt '.[unlabelled]'`."
+            "`pip install -c constraints.txt -e '.[unlabelled]'`."
         ) from error
     with torch.no_grad():
         features = classifier.eval().embed(torch.zeros(1, 3, image_size, image_size)).shape[1]

@@ -10,7 +10,7 @@ Legend: N images.
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +24,9 @@ from core.errors import InputError, counted, few
 from core.inspection import inspect_images, refuse_unreadable
 from core.kept_apart import refuse_known
 from core.layouts.group_tables import read_groups
-from core.layouts.grouping import Group, connect
-from core.layouts.image_index import stem_of
+from core.layouts.grouping import connect
 from core.layouts.image_names import ImageNames, without_masks
-from core.listing import list_folder
+from core.listing import Listing, list_folder
 from core.manifest import Manifest
 from core.merging import isic_id
 from core.splits import Split, joined_groups
@@ -37,6 +36,8 @@ BoolArray = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
 Value = TypeVar("Value")
 
+# Others that are looked for at once: `find_pairs` compares a limited number of pairs that might be alike.
+_AT_ONCE = 1000
 _SET = re.compile(r"^\d+/")  # which of several --data a lesion's name is of; see `core.merging`
 
 
@@ -97,32 +98,49 @@ def find_unlabelled(folder: Path, *, flag: str) -> Unlabelled:
         raise InputError(f"`{flag}` must be a folder that holds images, but {folder} has none. Name another one.")
     files = [listing.root / image for image in images]
     refuse_unreadable(files, among=len(files))
-    reports = inspect_images(files)
+    reports = dict(zip(images, inspect_images(files), strict=True))
     first: dict[str, str] = {}  # by hash
-    originals = {image: first.setdefault(report.sha256, image) for image, report in zip(images, reports, strict=True)}
-    # Kaggle's HAM10000 holds each image twice under one name, by which a table means both.
-    named = [image for image, of in originals.items() if image == of or stem_of(image) != stem_of(of)]
-    said = read_groups(listing, ImageNames(listing.root, named))
-    if said.faults:
-        raise InputError(said.faults[0])
-    groups: defaultdict[str, set[Group]] = defaultdict(set)
-    for image, of in said.of.items():
-        groups[originals[image]] |= of
-    joined, _ = connect(groups)
-    names: defaultdict[str, set[str]] = defaultdict(set)  # by what is joined
-    for image, name in joined.items():
-        names[name] |= {group.name for group in groups[image]}
+    originals = {image: first.setdefault(report.sha256, image) for image, report in reports.items()}
+    names, faults = _read_names(listing, _OneOfCopies(listing.root, originals))
+    if faults:
+        raise InputError(" ".join(faults))
     ids: defaultdict[str, set[str]] = defaultdict(set)
     for image, original in originals.items():
         ids[original] |= {isic_id(image)} - {""}
-    kept = sorted((digest, image) for digest, image in first.items())
-    report_of = dict(zip(images, reports, strict=True))
+    kept = [image for _, image in sorted(first.items())]
     return Unlabelled(
-        files=tuple(listing.root / image for _, image in kept),
-        sha256=tuple(digest for digest, _ in kept),
-        phashes=tuple(report_of[image].phash for _, image in kept),
-        names=tuple(frozenset(ids[image] | names[joined.get(image, "")]) for _, image in kept),
+        files=tuple(listing.root / image for image in kept),
+        sha256=tuple(reports[image].sha256 for image in kept),
+        phashes=tuple(reports[image].phash for image in kept),
+        names=tuple(names.get(image, frozenset()) | ids[image] for image in kept),
     )
+
+
+class _OneOfCopies(ImageNames):
+    """Images of which those with equal bytes count as the first of them, whichever a table names.
+
+    Args:
+        root: The folder, absolute.
+        originals: By each image, the first one with the same bytes.
+    """
+
+    def __init__(self, root: Path, originals: Mapping[str, str]) -> None:
+        super().__init__(root, originals)
+        self._originals = originals
+
+    def look_up(self, name: str, *, table: str = "", role: str = "") -> Sequence[str]:
+        found = super().look_up(name, table=table, role=role)
+        return list(dict.fromkeys(self._originals[image] for image in found))
+
+
+def _read_names(listing: Listing, names: ImageNames) -> tuple[dict[str, frozenset[str]], list[str]]:
+    """All names by which tables call the lesion and the patient of an image, by the image; and what is wrong."""
+    said = read_groups(listing, names)
+    joined, _ = connect(said.of)
+    of_group: defaultdict[str, set[str]] = defaultdict(set)
+    for image, group in joined.items():
+        of_group[group] |= {each.name for each in said.of[image]}
+    return {image: frozenset(of_group[group]) for image, group in joined.items()}, said.faults
 
 
 def held_out_rows(split: Split) -> Rows:
@@ -130,7 +148,14 @@ def held_out_rows(split: Split) -> Rows:
     return np.sort(np.concatenate([split.val, split.test, split.left_out]))
 
 
-def refuse_weights_that_know(weights: Weights, manifest: Manifest, rows: Rows, *, parts: str) -> None:
+def refuse_weights_that_know(
+    weights: Weights,
+    manifest: Manifest,
+    rows: Rows,
+    *,
+    parts: str = "the validation and test part",
+    way_out: str = "Pre-train with the study's data as --labelled and with its --seed, or give other weights.",
+) -> None:
     """Makes sure that a pre-training, if these are the weights of one, has been kept apart from some rows.
 
     Args:
@@ -138,12 +163,13 @@ def refuse_weights_that_know(weights: Weights, manifest: Manifest, rows: Rows, *
         manifest: The labelled images of a study.
         rows: Those that nothing may learn from.
         parts: What they are, for people.
+        way_out: A sentence on what to do else.
 
     Raises:
         InputError: It hasn't.
     """
     sha256, names = _at(manifest.sha256, rows.tolist()), _at(manifest.paths, rows.tolist())
-    refuse_known(weights.apart, origin=weights.origin, sha256=sha256, names=names, parts=parts)
+    refuse_known(weights.apart, origin=weights.origin, sha256=sha256, names=names, parts=parts, way_out=way_out)
 
 
 def leave_out(images: Unlabelled, manifest: Manifest, rows: Rows) -> tuple[Unlabelled, str]:
@@ -179,18 +205,31 @@ def leave_out(images: Unlabelled, manifest: Manifest, rows: Rows) -> tuple[Unlab
     return images.only(~barred_N), told
 
 
+def rows_apart(images: Unlabelled, manifest: Manifest) -> Rows:
+    """The rows of lesions that none of some images shows, sorted."""
+    every, joined_N = np.arange(len(manifest)), joined_groups(manifest)
+    shown_N = _shows_one_of(_of_rows(manifest, every), images)
+    return every[~np.isin(joined_N, joined_N[shown_N])]
+
+
 def _of_rows(manifest: Manifest, rows: Rows) -> Unlabelled:
     """The images of some rows, as if nobody had labelled them."""
     chosen = rows.tolist()
-    groups = _at(manifest.groups, chosen)
+    said: dict[Path, frozenset[str]] = {}
+    for root in manifest.roots:
+        if root.is_dir():
+            # A manifest has one name for each lesion, that of its patient if there is one; tables may say more.
+            listing = list_folder(root)
+            names, _ = _read_names(listing, ImageNames(root, listing.images))  # what is wrong has been told before
+            said |= {root / image: called for image, called in names.items()}
+    files, groups = [manifest.file(row) for row in chosen], _at(manifest.groups, chosen)
     ids = [isic_id(path) for path in _at(manifest.paths, chosen)]
+    own = [{group, _SET.sub("", group), name} - {""} for group, name in zip(groups, ids, strict=True)]
     return Unlabelled(
-        files=tuple(manifest.file(row) for row in chosen),
+        files=tuple(files),
         sha256=_at(manifest.sha256, chosen),
         phashes=_at(manifest.phashes, chosen),
-        names=tuple(
-            frozenset({group, _SET.sub("", group), name} - {""}) for group, name in zip(groups, ids, strict=True)
-        ),
+        names=tuple(said.get(file, frozenset()) | called for file, called in zip(files, own, strict=True)),
     )
 
 
@@ -198,18 +237,20 @@ def _shows_one_of(images: Unlabelled, others: Unlabelled) -> BoolArray:
     """Which images show the same as one of some others, by bytes, pixels or names; bool (N,)."""
     names = frozenset().union(*others.names)
     alike_N = np.array([not names.isdisjoint(own) for own in images.names])
-    count = len(others)
-    # The others first: of files with equal bytes each is paired with the first only. Copies may be squeezed into a
-    # square as they are or cut to one: both are looked for.
-    for squashed in (False, True):
-        pairs_P2 = find_pairs(
-            files=[*others.files, *images.files],
-            sha256=[*others.sha256, *images.sha256],
-            phashes=[*others.phashes, *images.phashes],
-            apart=np.repeat(np.array([0, 1], dtype=np.int64), [count, len(images)]),
-            squashed=squashed,
-        )
-        alike_N[pairs_P2[:, 1] - count] = True
+    for start in range(0, len(others), _AT_ONCE):
+        count = len(others.files[start : start + _AT_ONCE])
+        part = slice(start, start + count)
+        # The others first: of files with equal bytes each is paired with the first only. Copies may be squeezed into a
+        # square as they are or cut to one: both are looked for.
+        for squashed in (False, True):
+            pairs_P2 = find_pairs(
+                files=[*others.files[part], *images.files],
+                sha256=[*others.sha256[part], *images.sha256],
+                phashes=[*others.phashes[part], *images.phashes],
+                apart=np.repeat(np.array([0, 1], dtype=np.int64), [count, len(images)]),
+                squashed=squashed,
+            )
+            alike_N[pairs_P2[:, 1] - count] = True
     return alike_N
 
 

@@ -20,7 +20,7 @@ from core.weight_files import read_weight_file
 
 _logger = logging.getLogger(__name__)
 
-_FACTS = ("arch", "tag", "license", "apart")  # of weights, besides their origin, that a file keeps
+_FACTS = ("arch", "tag", "license", "apart", "image_size")  # of weights, besides their origin, that a file keeps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +35,8 @@ class Weights:
         license: Licence of the weights, as their source states it.
         apart: The images that `core.pretrain` has kept apart from them, as `core.kept_apart` writes them down; None for
             others' weights.
+        image_size: Side of the images that a transformer's positions are of, pixels, decimal; None for the
+            architecture's own.
     """
 
     state: Mapping[str, Tensor]
@@ -43,6 +45,7 @@ class Weights:
     tag: str | None = None
     license: str | None = None
     apart: str | None = None
+    image_size: str | None = None
 
     @cached_property
     def hash(self) -> str:

@@ -119,7 +119,8 @@ def reopen(
         )
     weights = _find_weights(folder, studies, info["weights"], arch)
     every = np.arange(len(manifest))
-    refuse_weights_that_know(weights, manifest, every, parts=f"what folds of {folder.name} hold out")
+    way_out = "Choose a study of other first weights, with --study."
+    refuse_weights_that_know(weights, manifest, every, parts=f"what folds of {folder.name} hold out", way_out=way_out)
     return Reopened(
         folder=folder,
         arch=dataclasses.replace(arch, image_size=info["arch"]["image_size"]),

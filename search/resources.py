@@ -72,7 +72,9 @@ class Resources:
         if unlabelled is not None:
             files, sha256 = unlabelled.files, unlabelled.sha256
             try:
-                besides = open_files(files, image_size=arch.image_size, device=self.device, sha256=sha256, memory=left)
+                besides = open_files(
+                    files, image_size=arch.image_size, device=self.device, sha256=sha256, memory=left, kind=self.source
+                )
             except BaseException:
                 source.close()
                 raise

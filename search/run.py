@@ -160,10 +160,10 @@ def read_settings(args: argparse.Namespace) -> "list[Settings]":
     refuse_mixtures(args.arch, study=args.study, weights=args.weights)
 
     tune = () if args.tune is None else read_tuned(args.tune)
-    if args.unlabelled is not None and (mixing := {"mixup", "cutmix"}.intersection(tune)):
+    if args.unlabelled is not None and (wrong := {"mixup", "cutmix", "drop_path"}.intersection(tune)):
         raise InputError(
-            f"`--tune` must name neither mixup nor cutmix with --unlabelled, as no pseudo-label is of a mix, but got "
-            f"{few(sorted(mixing))}. Search one of the two."
+            f"`--tune` must name none of mixup, cutmix and drop_path with --unlabelled, as no pseudo-label is of a mix "
+            f"or of half a network, but got {few(sorted(wrong))}. Search one or the other."
         )
     refuse_unknown("sampler", args.sampler, SAMPLERS)
     refuse_unknown("pruner", args.pruner, PRUNERS)

@@ -194,7 +194,7 @@ def prepare(settings: Settings) -> Setup:
         folders.append(settings.studies.study(small_name(name, settings.search_size)))
     weights = find_weights(settings, arch, folders)
     sealed = held_out_rows(split)
-    refuse_weights_that_know(weights, manifest, sealed, parts="the validation and test part")
+    refuse_weights_that_know(weights, manifest, sealed)
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     space = build_space(
         arch.timm_name,

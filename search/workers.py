@@ -66,7 +66,7 @@ def run_workers(
     """
     if setup.settings.source != "torch":
         decode_once(setup.manifest, setup.arch.image_size)  # here, where its progress can be seen
-        if (pool := setup.unlabelled) is not None:
+        if (pool := setup.unlabelled) is not None and setup.settings.device.type == "cpu":
             ensure_array_of_files(pool.files, pool.sha256, image_size=setup.arch.image_size)
     study = open_study(storage, setup.folder.name)
     onlooker = Onlooker(setup, study, crew, goal, pictures, best=best)

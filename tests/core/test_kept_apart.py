@@ -10,7 +10,7 @@ NAMES = ["val.jpg", "test.jpg"]
 
 
 def refuse(apart: str | None) -> None:
-    refuse_known(apart, origin="a file", sha256=SEALED, names=NAMES, parts="the test part")
+    refuse_known(apart, origin="a file", sha256=SEALED, names=NAMES, parts="the test part", way_out="Take others.")
 
 
 def test_weights_of_others_and_those_kept_apart_from_everything_are_taken():
@@ -20,10 +20,10 @@ def test_weights_of_others_and_those_kept_apart_from_everything_are_taken():
 
 def test_weights_that_may_know_an_image_are_refused_by_its_name():
     with pytest.raises(
-        InputError, match=r"kept apart from the test part, but .* 1 image of them .*: test\.jpg\. Pre-t"
+        InputError, match=r"kept apart from the test part, but .* 1 image of it: test\.jpg\. Take others"
     ):
         refuse(write_apart(SEALED[:1]))
-    with pytest.raises(InputError, match="2 images of them"):
+    with pytest.raises(InputError, match="2 images of it"):
         refuse(write_apart([]))
 
 

@@ -69,6 +69,12 @@ def test_an_interrupted_run_continues_with_the_same_numbers(
     np.testing.assert_array_equal(undisturbed.val_probs, resumed.val_probs)
 
 
+def test_losses_of_the_first_epochs_are_those_of_before() -> None:
+    trainer = make_trainer()
+    history = trainer.train(config(trainer, epochs=3, drop_rate=0.3), go_on).history
+    assert losses(history) == pytest.approx([1.0677, 0.6638, 0.4769], rel=1e-3)
+
+
 def test_unlabelled_images_change_what_is_learned_and_only_where_they_are_asked_for(trainer: Trainer) -> None:
     alone = trainer.train(config(trainer, unlabelled_weight=0.0), go_on)
     besides = trainer.train(config(trainer), go_on)

@@ -12,7 +12,7 @@ from core.dataspec import DataSpec
 from core.errors import InputError
 from core.manifest import Manifest
 from core.splits import joined_groups, split_manifest
-from core.unlabelled import Unlabelled, find_unlabelled, held_out_rows, leave_out
+from core.unlabelled import Unlabelled, find_unlabelled, held_out_rows, leave_out, rows_apart
 from tests.fixtures.folders import write_class_folders_with_groups
 from tests.fixtures.images import draw_image, write_image
 
@@ -73,6 +73,42 @@ def test_what_a_table_says_of_one_copy_holds_for_the_other(study, tmp_path):
     (tmp_path / "lesions.csv").write_text(f"image,lesion_id\nb,{group}\n")
     left, _ = leave_out(find(tmp_path), study, sealed(study))
     assert names_in(left, tmp_path) == {"other.jpg"}
+
+
+def test_a_table_may_name_any_copy_by_its_path(study, tmp_path):
+    write_image(tmp_path / "a" / "x.jpg", 60_001)
+    write_image(tmp_path / "other.jpg", 60_002)
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.jpg")
+    group = study.groups[sealed(study)[0]]
+    (tmp_path / "lesions.csv").write_text(f"image,lesion_id\nb/x.jpg,{group}\n")
+    left, _ = leave_out(find(tmp_path), study, sealed(study))
+    assert names_in(left, tmp_path) == {"other.jpg"}
+
+
+def test_a_lesion_is_known_by_its_name_also_where_the_study_goes_by_patients(tmp_path):
+    folder, pool = tmp_path / "study", tmp_path / "pool"
+    lines = ["image,patient_id,lesion_id"]
+    for number in range(24):
+        write_image(folder / "ab"[number % 2] / f"photo{number}.jpg", number)
+        lines.append(f"photo{number},P{number},L{number}")
+    (folder / "groups.csv").write_text("\n".join(lines))
+    manifest = load_manifest(folder)
+    row = int(sealed(manifest)[0])
+    assert manifest.groups[row].startswith("P")
+    write_image(pool / "new.jpg", 40_001)
+    write_image(pool / "other.jpg", 40_002)
+    (pool / "lesions.csv").write_text(f"image,lesion_id\nnew,L{manifest.groups[row][1:]}\n")
+    left, _ = leave_out(find(pool), manifest, sealed(manifest))
+    assert names_in(left, pool) == {"other.jpg"}
+
+
+def test_rows_of_lesions_that_no_photo_shows_are_those_the_photos_were_kept_apart_from(study):
+    images = find(study.roots[0])
+    rows = sealed(study)
+    left, _ = leave_out(images, study, rows)
+    assert rows_apart(left, study).tolist() == rows.tolist()
+    assert len(rows_apart(images, study)) == 0
 
 
 def test_kaggles_ham10000_which_holds_each_image_twice_is_taken(tmp_path):

@@ -113,4 +113,4 @@ def test_two_workers_learn_from_one_copy_of_the_unlabelled_pixels(images: Path, 
 def test_no_pseudo_label_is_of_a_mix(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--data", images, "--studies", tmp_path / "studies", "--unlabelled", images, "--tune", "l1,cutmix")
     assert search(*words) == 2
-    assert "`--tune` must name neither mixup nor cutmix with --unlabelled" in capsys.readouterr().err
+    assert "`--tune` must name none of mixup, cutmix and drop_path with --unlabelled" in capsys.readouterr().err
