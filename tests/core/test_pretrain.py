@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,18 +15,14 @@ from core.archs import resolve_arch
 from core.backbones import build_classifier
 from core.classifier import Classifier
 from core.cli import run
-from core.config import TrainConfig
 from core.datasets import load_manifest
 from core.demo import write_demo
 from core.errors import InputError
 from core.files import read_metadata, write_tensors
 from core.kept_apart import write_apart
-from core.pretrain_data import Labelled, PretrainConfig
-from core.pretraining import Pretraining, build_learner
 from core.splits import split_manifest
 from core.unlabelled import held_out_rows, refuse_weights_that_know
 from core.weights import Weights, resolve_weights
-from tests.doubles import ArraySource
 from tests.fixtures.images import write_image
 
 pytest.importorskip("lightly", reason="lightly isn't installed: pip install -e .[unlabelled]")
@@ -211,31 +206,6 @@ def test_a_transformer_at_another_size_gives_weights_for_any_size(images, tmp_pa
         build_classifier(arch, num_classes=7, weights=resolve_weights(str(first), arch), seed=0)
 
 
-# Losses of five steps, on eight images of noise.
-GOLDEN = {
-    "byol": (-0.0048, -0.3514, -0.481, -0.5158, -0.5193),
-    "simsiam": (-0.0095, 0.0119, -0.0065, 0.0011, 0.0001),
-    "vicreg": (26.6653, 26.156, 25.8521, 25.3836, 25.229),
-}
-
-
-@pytest.mark.parametrize("method", pretrain.METHODS)
-def test_losses_of_the_first_steps_are_those_of_before(method):
-    arch = dataclasses.replace(resolve_arch("test_efficientnet"), image_size=32)
-    settings = {"arch": arch.timm_name, "image_size": 32, "epochs": 5, "batch_size": 8, "lr": 0.001}
-    config = PretrainConfig(method=method, descent=TrainConfig(**settings))
-    weights = Weights(state={}, origin="random numbers")
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 3, 37, 37)).astype(np.uint8))
-    source = ArraySource(pixels, np.full(8, -1))
-    known = Labelled(source=source, labels=np.arange(8) % 2, groups=np.arange(8), num_classes=2)
-    learner = build_learner(config, arch=arch, weights=weights)
-    training = Pretraining(config, arch=arch, learner=learner, source=source, images=8, labelled=known)
-    assert training.finish(lambda epoch: None, Path("never.safetensors"), {}, lambda: True)
-    assert [row["loss"] for row in training.history] == pytest.approx(
-        GOLDEN[method], rel=1e-3, abs=2e-3
-    )  # threads sum in other orders
-
-
 def test_numbers_that_are_none_count_as_a_collapse(images, tmp_path):
     assert pretrained(images, tmp_path / "w.safetensors", "--lr", "1e30") == 2
     assert not list(tmp_path.iterdir())
@@ -259,20 +229,6 @@ def test_without_lightly_the_command_says_how_to_get_it(images, tmp_path, capsys
 def test_wrong_values_are_refused_before_anything_is_read(images, tmp_path, capsys, arguments, sentence):
     assert pretrained(images, tmp_path / "weights.safetensors", *arguments) == 2
     assert sentence in capsys.readouterr().err
-
-
-def test_a_slow_copy_moves_towards_the_network_and_not_the_other_way():
-    arch = resolve_arch("test_efficientnet")
-    classifier = build_classifier(arch, num_classes=2, weights=None, seed=0)
-    method = selfsupervised.build_method("byol", classifier, image_size=32, seed=0)
-    weight, copied = method.projection.layers[0].weight, method.target[1].layers[0].weight
-    with torch.no_grad():
-        weight.add_(1)
-    method.after_step(0.0)
-    torch.testing.assert_close(weight - copied, torch.full_like(weight, 0.99), atol=1e-5, rtol=0)
-    method.after_step(1.0)  # at the end it stands still
-    torch.testing.assert_close(weight - copied, torch.full_like(weight, 0.99), atol=1e-5, rtol=0)
-    assert not any(parameter.requires_grad for parameter in method.target.parameters())
 
 
 @pytest.mark.gpu
