@@ -87,9 +87,10 @@ def main(args: argparse.Namespace) -> int:
     config = read_config(args, arch)
     weights = resolve_weights(args.weights, arch)
     learner = build_learner(config, arch=arch, weights=weights)
+    found = find_unlabelled(args.data, flag="--data")
     study = find_study(read_study(args), seed=args.seed, named=bool(args.labelled))
     study.refuse_weights(weights)
-    images = study.leave_out(find_unlabelled(args.data, flag="--data"))
+    images = study.leave_out(found)
     if len(images) < 2:
         raise InputError(f"`--data` must hold 2 images or more, but {args.data} has {len(images)}. Name another one.")
     views = 2 * min(args.batch_size, len(images))

@@ -144,6 +144,8 @@ def test_without_a_studys_data_nothing_is_learned(images, tmp_path, capsys):
         write_image(folder / f"{number}.jpg", number, (48, 40))
     for file in sorted(images.rglob("*.jpg"))[:3]:
         shutil.copy(file, folder)
+    assert pretrained(tmp_path / "nowhere", tmp_path / "a.safetensors") == 2
+    assert "`--data` must be a folder of images, but got --data" in capsys.readouterr().err
     assert pretrained(folder, tmp_path / "a.safetensors", epochs=1) == 2
     assert "`--labelled` must name the labelled images of the study" in capsys.readouterr().err
     assert pretrained(folder, tmp_path / "b.safetensors", "--labelled", str(folder)) == 2
