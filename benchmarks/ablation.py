@@ -104,22 +104,12 @@ def open_seed(args: argparse.Namespace, seed: int, image_size: int | None = None
 
 def describe(args: argparse.Namespace, device: "torch.device", task: "Task", base: dict[str, Any]) -> dict[str, Any]:
     """What all runs of a recording share."""
-    import torch
-
-    from core.device import describe_device
-
     return {
-        "data": f"{task.manifest.layout}, fingerprint {task.manifest.fingerprint}",
-        "arch": task.arch.timm_name,
-        "image_size": task.arch.image_size,
-        "weights": f"{task.weights.origin}, hash {task.weights.hash}",
+        **task.provenance(device),
         "train_images": args.train_images or "all",
         "val_images": args.val_images or "all",
         "epochs": args.epochs,
         "base": base,
-        "device": describe_device(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
     }
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,6 +53,22 @@ class Task:
             "warmup_epochs": min(0.5, epochs / 2),
             "seed": self.seed,
             "augment_seed": derive_seed(self.seed, AUGMENT),
+        }
+
+    def provenance(self, device: "torch.device") -> dict[str, Any]:
+        """What runs of this task must share to be compared, besides their settings."""
+        import torch
+
+        from core.device import describe_device
+
+        return {
+            "data": f"{self.manifest.layout}, fingerprint {self.manifest.fingerprint}",
+            "arch": self.arch.timm_name,
+            "image_size": self.arch.image_size,
+            "weights": f"{self.weights.origin}, hash {self.weights.hash}",
+            "device": describe_device(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
         }
 
     def config(self, epochs: int, **values: object) -> TrainConfig:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -116,12 +116,8 @@ def ensure_array(manifest: Manifest, *, image_size: int) -> Path:
     Raises:
         InputError: An image cannot be decoded, or the cache cannot hold the file.
     """
-    size = images.stored_size(image_size)
-    path = cache_folder("pixels") / f"pixels-{pixels_key(manifest, size)}.npy"
-    with one_writer(path):
-        if not path.exists():
-            write_array(manifest, image_size=image_size, path=path)
-    return path
+    key = pixels_key(manifest, images.stored_size(image_size))
+    return _ensure(key, lambda path: write_array(manifest, image_size=image_size, path=path))
 
 
 def ensure_array_of_files(files: Sequence[Path], sha256: Sequence[str], *, image_size: int) -> Path:
@@ -136,10 +132,15 @@ def ensure_array_of_files(files: Sequence[Path], sha256: Sequence[str], *, image
         InputError: An image cannot be decoded, or the cache cannot hold the file.
     """
     size = images.stored_size(image_size)
-    path = cache_folder("pixels") / f"pixels-{_key(size, ['files', *sha256])}.npy"
+    return _ensure(_key(size, ["files", *sha256]), lambda path: _write(files, size, path))
+
+
+def _ensure(key: str, write: Callable[[Path], None]) -> Path:
+    """The array of a key in the cache, written by whoever asks first."""
+    path = cache_folder("pixels") / f"pixels-{key}.npy"
     with one_writer(path):
         if not path.exists():
-            _write(files, size, path)
+            write(path)
     return path
 
 
