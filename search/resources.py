@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from core.archs import Arch
     from core.budget import Budget
     from core.manifest import Manifest
+    from core.semisupervised import UnlabelledImages
     from core.sources import BatchSource
     from core.unlabelled import Unlabelled
 
@@ -23,7 +24,7 @@ class Opened(NamedTuple):
 
     source: "BatchSource"
     activations: "Activations"
-    unlabelled: "BatchSource | None"
+    unlabelled: "UnlabelledImages | None"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class Resources:
         from core.device import free_memory
         from core.disk_tier import room_for_activations
         from core.loaders import open_files, open_source
+        from core.semisupervised import UnlabelledImages
 
         memory, folder = self.memory.of(free_memory(self.device)), cache_folder("activations")
         disk = self.disk.of(room_for_activations(folder))
@@ -72,13 +74,14 @@ class Resources:
         if unlabelled is not None:
             files, sha256 = unlabelled.files, unlabelled.sha256
             try:
-                besides = open_files(
+                pool = open_files(
                     files, image_size=arch.image_size, device=self.device, sha256=sha256, memory=left, kind=self.source
                 )
             except BaseException:
                 source.close()
                 raise
-            left = max(0, left - besides.held)
+            besides = UnlabelledImages(source=pool, count=len(unlabelled))
+            left = max(0, left - pool.held)
         activations = open_activations(device=self.device, memory=left, disk=disk, folder=folder)
         return Opened(source, activations, besides)
 

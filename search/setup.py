@@ -23,7 +23,6 @@ from core.demo import VERSION, write_demo
 from core.errors import InputError
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
-from core.semisupervised import UnlabelledImages
 from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
@@ -152,13 +151,10 @@ class Setup:
         """Decodes or opens the pixels and builds the model. The test rows' pixels stay closed."""
         settings = self.settings
         opened = settings.resources.open(self.manifest, self.arch, self.split.unsealed, self.unlabelled)
-        besides = None
-        if opened.unlabelled is not None and self.unlabelled is not None:
-            besides = UnlabelledImages(source=opened.unlabelled, count=len(self.unlabelled))
         return Trainer(
             arch=self.arch,
             weights=self.weights,
-            data=TrainData.of(self.manifest, self.split, opened.source, besides),
+            data=TrainData.of(self.manifest, self.split, opened.source, opened.unlabelled),
             device=settings.device,
             seed=settings.seed,
             activations=opened.activations,
