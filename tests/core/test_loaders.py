@@ -293,6 +293,7 @@ def read(sender, manifest, image_size):
 """
 
 
+@pytest.mark.slow
 @needs_ffcv
 def test_spawned_child_reads_the_same_and_keeps_its_threads(
     ffcv_source: Any, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

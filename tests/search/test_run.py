@@ -363,7 +363,8 @@ def test_a_stopped_trial_continues_under_the_pruner_that_was_asked_for(
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT, signal.SIGKILL]
+    "number",
+    [signal.SIGINT, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGTERM, signal.SIGKILL))],
 )
 def test_a_search_survives_signals(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "search.run", *SMALL, "--data", str(images), "--studies", str(tmp_path)]
