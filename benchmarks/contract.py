@@ -89,7 +89,7 @@ def check_architecture(name: str, *, every_depth: bool, exports: bool = False) -
     arch = resolve_arch(name)
     small = replace(arch, image_size=IMAGE_SIZE)
     model = build_classifier(small, num_classes=CLASSES, weights=None, seed=0)
-    _stir(model)
+    stir(model)
     first = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     most = model.max_unfreeze_depth
     depths = tuple(range(most + 1)) if every_depth else tuple(sorted({0, 1, most // 2, most}))
@@ -102,6 +102,7 @@ def check_architecture(name: str, *, every_depth: bool, exports: bool = False) -
         _check_step(model, small)
     model.load_state_dict(first)
     _check_saving(model, small)
+    _check_folding(model, small)
     return Kept(
         name=arch.timm_name,
         blocks=most,
@@ -114,7 +115,7 @@ def check_architecture(name: str, *, every_depth: bool, exports: bool = False) -
     )
 
 
-def _stir(model: "Classifier") -> None:
+def stir(model: "nn.Module") -> None:
     """Moves all weights a little: timm starts some at zero, behind which nothing would learn in a first step."""
     import torch
 
@@ -193,6 +194,18 @@ def _check_halves(model: "Classifier", arch: "Arch") -> bool:
         f"{arch.timm_name} at depth {model.unfreeze_depth}: activations of the frozen part lead elsewhere"
     )
     return True
+
+
+def _check_folding(model: "Classifier", arch: "Arch") -> None:
+    """What is computed for a vote is what was trained."""
+    import torch
+
+    folded = model.folded(arch.image_size)
+    with torch.inference_mode():
+        fewer, whole = folded(_images(arch)), model(_images(arch))
+    assert (whole - fewer).abs().max() <= _TOLERANCE * whole.abs().max(), (
+        f"{arch.timm_name}: its folded norms lead elsewhere"
+    )
 
 
 def _check_saving(model: "Classifier", arch: "Arch") -> None:

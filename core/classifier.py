@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core.cut import Cut
 from core.cuts import Cuts
 from core.errors import InputError
+from core.folding import fold_norms
 
 
 class Classifier(nn.Module):
@@ -70,6 +71,16 @@ class Classifier(nn.Module):
     def way(self, depth: int, image_size: int) -> nn.Module | None:
         """What leads from the cut at a greater depth to the present one; see `core.cuts.Cuts.way`."""
         return self._cuts.way(depth, self.unfreeze_depth, image_size)
+
+    def folded(self, image_size: int) -> nn.Module:
+        """What gives the same logits of images in fewer operations; both are for evaluation alone from now on.
+
+        Args:
+            image_size: Side of the images to compare both on, pixels.
+        """
+        numbers = torch.Generator(self.drop_rate.device).manual_seed(0)
+        images = torch.rand(2, 3, image_size, image_size, device=self.drop_rate.device, generator=numbers)
+        return fold_norms(nn.Sequential(_Embedder(self.backbone), self._head).eval(), images)
 
     def frozen_hash(self, depth: int) -> str:
         """A hash of every tensor that doesn't learn at a depth."""

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from core.augment import Augmenter, dihedral_view
-from core.classifier import Classifier
 from core.device import autocast
 from core.metrics import (
     accuracy,
@@ -56,7 +56,7 @@ def images_at_once(device: torch.device, image_size: int) -> int:
 
 
 def predict_proba(
-    model: Classifier,
+    model: nn.Module,
     source: BatchSource,
     rows: Rows,
     *,
@@ -71,7 +71,7 @@ def predict_proba(
 
 
 def predict_views(
-    model: Classifier,
+    model: nn.Module,
     source: BatchSource,
     rows: Rows,
     *,
@@ -83,7 +83,7 @@ def predict_views(
     """Softmax probabilities of whole images, each as it is, turned and mirrored.
 
     Args:
-        model: On the source's device; left in evaluation mode.
+        model: Gives logits of normalised images; on the source's device; left in evaluation mode.
         source: Gives the images.
         rows: Which ones, in the order of the result.
         augmenter: Knows the model's size and normalisation.

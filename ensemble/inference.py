@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from core.archs import Arch, resolve_arch
 from core.augment import Augmenter
@@ -114,7 +115,7 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     Attributes:
         classes_: Class names (C,).
-        models_: The networks, on the device.
+        models_: The networks, on the device, for evaluation alone.
     """
 
     def __init__(
@@ -149,19 +150,10 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.classes_ = np.asarray(self.classes)
         return self
 
-    def _load(self, file: Path) -> Classifier:
-        if not file.is_file():
-            raise InputError(f"A member's weights must exist, but {file} does not. Build the ensemble anew.")
-        model = build_classifier(self.arch, num_classes=len(self.classes), weights=None, seed=0)
-        try:
-            model.load_state_dict(read_tensors(file))
-        except RuntimeError as error:
-            raise InputError(
-                f"{file} must hold the weights of {self.arch.timm_name} for {len(self.classes)} classes, "
-                "but its tensors don't fit. Use the versions that ensemble.json names, or build the ensemble anew."
-            ) from error
-        moved: Classifier = model.to(device=self.device_, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return moved
+    def _load(self, file: Path) -> nn.Module:
+        model = load_network(file, self.arch, num_classes=len(self.classes), device=self.device_)
+        # In the half precision of a card folded weights would be rounded to other numbers than those that were judged.
+        return model.folded(self.arch.image_size) if self.device_.type == "cpu" else model
 
     def predict_proba(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[np.float64]:
         """Softmax probabilities, uncorrected (N, C), of an `ImageSet` or of paths to files: the mean of all views."""
@@ -201,6 +193,32 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         """The class with the highest uncorrected probability (N,)."""
         predicted_N: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
         return predicted_N
+
+
+def load_network(file: Path, arch: Arch, *, num_classes: int, device: torch.device) -> Classifier:
+    """A trained network on a device.
+
+    Args:
+        file: Its state dict, safetensors.
+        arch: Its architecture.
+        num_classes: How many classes it tells apart.
+        device: Where it shall be.
+
+    Raises:
+        InputError: The file is missing, damaged or another model's.
+    """
+    if not file.is_file():
+        raise InputError(f"A member's weights must exist, but {file} does not. Build the ensemble anew.")
+    model = build_classifier(arch, num_classes=num_classes, weights=None, seed=0)
+    try:
+        model.load_state_dict(read_tensors(file))
+    except RuntimeError as error:
+        raise InputError(
+            f"{file} must hold the weights of {arch.timm_name} for {num_classes} classes, but its tensors don't fit. "
+            "Use the versions that ensemble.json names, or build the ensemble anew."
+        ) from error
+    moved: Classifier = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
 def load_ensemble(folder: Path, *, device: str = "auto") -> SoftVotingEnsemble:

@@ -21,7 +21,7 @@ FORBIDDEN = {
 # A dependency and the only places that may import it. Benchmarks are exempt: they time what a user would write.
 DOORS = {
     "ffcv": ("core/beton.py", "core/loaders.py"),
-    "timm": ("core/archs.py", "core/backbones.py", "core/classifier.py", "core/weights.py"),
+    "timm": ("core/archs.py", "core/backbones.py", "core/classifier.py", "core/folding.py", "core/weights.py"),
     "optuna": ("search/",),
     "optuna_dashboard": ("search/",),
     "joblib": ("search/workers.py",),
