@@ -56,6 +56,7 @@ class Kept:
         image_size: Of its weights, pixels.
         depths: Depths at which it was checked.
         cut: Those of them at which something is frozen and the network is cut, so that it is remembered.
+        folded: Batch norms that a vote on a processor does without.
         exported: Largest difference of a probability between PyTorch and the exported file; None if it wasn't exported.
         seconds: That the check took.
     """
@@ -66,6 +67,7 @@ class Kept:
     image_size: int
     depths: tuple[int, ...]
     cut: tuple[int, ...]
+    folded: int
     exported: float | None
     seconds: float
 
@@ -102,7 +104,7 @@ def check_architecture(name: str, *, every_depth: bool, exports: bool = False) -
         _check_step(model, small)
     model.load_state_dict(first)
     _check_saving(model, small)
-    _check_folding(model, small)
+    folded = _check_folding(model, small)
     return Kept(
         name=arch.timm_name,
         blocks=most,
@@ -110,19 +112,25 @@ def check_architecture(name: str, *, every_depth: bool, exports: bool = False) -
         image_size=arch.image_size,
         depths=depths,
         cut=tuple(cut),
+        folded=folded,
         exported=_check_export(small) if exports else None,
         seconds=time.perf_counter() - start,
     )
 
 
 def stir(model: "nn.Module") -> None:
-    """Moves all weights a little: timm starts some at zero, behind which nothing would learn in a first step."""
+    """Moves all weights and running statistics: timm starts some at zero, behind which nothing would learn or show."""
     import torch
 
     numbers = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=numbers))
+        for name, statistic in model.named_buffers():
+            if name.endswith("running_mean"):
+                statistic.add_(0.1 * torch.randn(statistic.shape, generator=numbers))
+            elif name.endswith("running_var"):
+                statistic.mul_(0.5 + torch.rand(statistic.shape, generator=numbers))
 
 
 def _images(arch: "Arch") -> "Tensor":
@@ -196,9 +204,12 @@ def _check_halves(model: "Classifier", arch: "Arch") -> bool:
     return True
 
 
-def _check_folding(model: "Classifier", arch: "Arch") -> None:
-    """What is computed for a vote is what was trained."""
+def _check_folding(model: "Classifier", arch: "Arch") -> int:
+    """What is computed for a vote is what was trained; returns how many norms it does without."""
     import torch
+
+    def norms(network: "nn.Module") -> int:
+        return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
 
     folded = model.folded(arch.image_size)
     with torch.inference_mode():
@@ -206,6 +217,7 @@ def _check_folding(model: "Classifier", arch: "Arch") -> None:
     assert (whole - fewer).abs().max() <= _TOLERANCE * whole.abs().max(), (
         f"{arch.timm_name}: its folded norms lead elsewhere"
     )
+    return norms(model) - norms(folded)
 
 
 def _check_saving(model: "Classifier", arch: "Arch") -> None:
@@ -249,7 +261,7 @@ def _check_export(arch: "Arch") -> float:
         model.train()(images)
         spread = model.eval()(images).softmax(1).std(0).max()
     assert spread > 100 * _TOLERANCE, f"{arch.timm_name} says the same of all images, which shows nothing"
-    graph = EnsembleGraph(_alone(arch), [[model]]).eval()
+    graph = EnsembleGraph(_alone(arch), [[model.folded(arch.image_size)]]).eval()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         write_onnx(graph, file)

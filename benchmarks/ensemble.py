@@ -89,14 +89,14 @@ def measure(candidates: "Candidates", vote: str, top_k: int | None) -> dict[str,
 
 
 def keep_best(candidates: "Candidates", at_most: int) -> "Candidates":
-    """Those of the best of each architecture that are tied with its first, as `ensemble.build` does by default."""
+    """Those of the best of each architecture that are tied with its best, as `ensemble.build` does by default."""
     from ensemble.tied import behind_best
 
     archs, truth = candidates.archs, candidates.truth
     places = [m for m, arch in enumerate(archs) if archs[:m].count(arch) < at_most]
     probs_MNC, priors_MC, archs = candidates.probs_MNC[places], candidates.priors_MC[places], [archs[m] for m in places]
     behind_M = behind_best(probs_MNC, priors_MC, archs, truth.labels_N, truth.groups_N.tolist())
-    kept = [m for m, behind in enumerate(behind_M) if behind.is_tie]
+    kept = [m for m, behind in enumerate(behind_M) if behind.by.is_tie]
     return dataclasses.replace(
         candidates, probs_MNC=probs_MNC[kept], priors_MC=priors_MC[kept], archs=[archs[m] for m in kept]
     )

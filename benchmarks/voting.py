@@ -130,7 +130,7 @@ def ballots(candidates: "Candidates", groups: Sequence[str]) -> Iterator[Ballot]
     archs = list(candidates.archs)
     places = np.asarray([archs[:place].count(arch) for place, arch in enumerate(archs)])  # within the architecture
     behind = behind_best(candidates.probs_MNC, candidates.priors_MC, archs, candidates.truth.labels_N, groups)
-    tied = np.asarray([difference.is_tie for difference in behind])
+    tied = np.asarray([each.by.is_tie for each in behind])
     sets = {f"{top_k}": places < top_k for top_k in range(1, candidates.most + 1)} | {f"those {TIED}": tied}
     for vote in ("mean", "geometric"):
         for name, voting in sets.items():

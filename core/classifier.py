@@ -73,13 +73,16 @@ class Classifier(nn.Module):
         return self._cuts.way(depth, self.unfreeze_depth, image_size)
 
     def folded(self, image_size: int) -> nn.Module:
-        """What gives the same logits of images in fewer operations; both are for evaluation alone from now on.
+        """What gives the same logits of images in fewer operations; this one is left in evaluation mode.
+
+        Not to be called while another thread computes: see `core.tracing.trace`.
 
         Args:
             image_size: Side of the images to compare both on, pixels.
         """
         numbers = torch.Generator(self.drop_rate.device).manual_seed(0)
         images = torch.rand(2, 3, image_size, image_size, device=self.drop_rate.device, generator=numbers)
+        self.eval()
         return fold_norms(nn.Sequential(_Embedder(self.backbone), self._head).eval(), images)
 
     def frozen_hash(self, depth: int) -> str:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import fx, nn
 
-_log = logging.getLogger(__name__)
+from core.tracing import are_close, trace
 
-_TOLERANCE = 1e-3  # of the largest feature: a wrong trace is off by much more, another order of sums by much less
+_log = logging.getLogger(__name__)
 
 
 class Cut(NamedTuple):
@@ -35,8 +35,8 @@ def cut_network(network: nn.Module, *, frozen: Collection[str], learning: Collec
         The halves; None for a network whose flow depends on its input, or where more than one tensor crosses the cut.
     """
     try:
-        graph = _SpineTracer(_modules_astride(network, frozen, learning)).trace(network)
-    # Whatever a model's own Python does with a stand-in for a tensor: fx has no error of its own for it.
+        graph = trace(network, _SpineTracer(_modules_astride(network, frozen, learning)))
+    # Whatever a model's own Python does with a stand-in for a tensor.
     except Exception as error:
         _log.info("%s cannot be cut: %s", type(network).__name__, error)
         return None
@@ -64,7 +64,7 @@ def agrees(cut: Cut, network: nn.Module, images: torch.Tensor) -> bool:
         if not isinstance(activations, torch.Tensor) or len(activations) != len(images):
             return False
         whole, halves = network(images), cut.learning(activations)
-    return bool((whole - halves).abs().max() <= _TOLERANCE * whole.abs().max())
+    return are_close(whole, halves)
 
 
 def is_way(between: nn.Module, early: Cut, late: Cut, images: torch.Tensor) -> bool:

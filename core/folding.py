@@ -6,6 +6,7 @@ Inference", section 3.2). Which convolution that is, and that nothing else takes
 graph, traced with torch.fx.
 """
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -17,12 +18,13 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from core.tracing import are_close, trace
+
 _log = logging.getLogger(__name__)
 
-# Their weights are used as they are: others standardise theirs first, which would undo the scaling.
+# Known by their exact type: those that inherit from them may standardise their weights first, which undoes the scaling.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
-_TOLERANCE = 1e-3  # of the largest output, as `core.cut`: a wrong trace is off by much more, other sums by much less
 
 
 def fold_norms(network: nn.Module, images: Tensor) -> nn.Module:
@@ -33,45 +35,59 @@ def fold_norms(network: nn.Module, images: Tensor) -> nn.Module:
         images: A few, on which both are compared.
 
     Returns:
-        Shares with `network` what wasn't folded; `network` itself where nothing can be.
+        A network of its own; `network` itself where no norm can be folded.
     """
     if not any(type(module) in _NORMS for module in network.modules()):
         return network
-    try:
-        graph = _Tracer().trace(network)
-    # Whatever a model's own Python does with a stand-in for a tensor: fx has no error of its own for it.
-    except Exception as error:
-        _log.info("%s is not folded: %s", type(network).__name__, error)
-        return network
-    folded = fx.GraphModule(network, graph)
-    for first, then in _pairs(graph):
-        convolution, norm = folded.get_submodule(first), folded.get_submodule(then)
-        # By type, as those that inherit from them may compute something else.
-        if type(convolution) in _CONVOLUTIONS and type(norm) in _NORMS and _is_fixed(norm):
-            folded.set_submodule(first, fuse_conv_bn_eval(cast(nn.Conv2d, convolution), cast(nn.BatchNorm2d, norm)))
-            folded.set_submodule(then, _after(norm))
-    with torch.inference_mode():
-        whole, fewer = network(images), folded(images)
-    if (whole - fewer).abs().max() > _TOLERANCE * whole.abs().max():
-        _log.info("%s is not folded: its trace leads elsewhere", type(network).__name__)
-        return network
+    with torch.no_grad():
+        try:
+            folded = _folded(network)
+            fewer = None if folded is None else folded(images)
+        # Whatever a model's own Python does with a stand-in for a tensor, or with modules that aren't there any more.
+        except Exception as error:
+            _log.debug("a network is not folded: %s", error)
+            return network
+        if folded is None or fewer is None:
+            return network
+        if not are_close(network(images), fewer):
+            _log.debug("a network is not folded: its trace leads elsewhere")
+            return network
     return folded
 
 
-def _pairs(graph: fx.Graph) -> Iterator[tuple[str, str]]:
-    """Modules of which the second takes what the first gives, and nothing else does; each is called once."""
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    for node in graph.nodes:
+def _folded(network: nn.Module) -> nn.Module | None:
+    """The network without the norms that can be folded; None if there are none."""
+    # A copy: a forward may keep what it sees in itself, and would be left with a stand-in.
+    copied = copy.deepcopy(network)
+    graph = trace(copied, _Tracer())
+    folded = fx.GraphModule(copied, graph)
+    pairs = list(_pairs(folded))
+    for first, then in pairs:
+        convolution, norm = folded.get_submodule(first), folded.get_submodule(then)
+        folded.set_submodule(first, fuse_conv_bn_eval(cast(nn.Conv2d, convolution), cast(nn.BatchNorm2d, norm)))
+        folded.set_submodule(then, _after(norm))
+    return folded if pairs else None
+
+
+def _pairs(network: fx.GraphModule) -> Iterator[tuple[str, str]]:
+    """Convolutions and norms, each of which takes what its convolution gives and has to do with nothing else."""
+    targets = Counter(str(node.target) for node in network.graph.nodes if node.op in ("call_module", "get_attr"))
+    for node in network.graph.nodes:
         if len(node.all_input_nodes) != 1:
             continue
         (source,) = node.all_input_nodes
-        alone = source.op == node.op == "call_module" and len(source.users) == 1
-        if alone and calls[source.target] == calls[node.target] == 1:
-            yield str(source.target), str(node.target)
+        if source.op != "call_module" or node.op != "call_module" or len(source.users) != 1:
+            continue
+        names = str(source.target), str(node.target)
+        convolution, norm = map(network.get_submodule, names)
+        # A weight that is read, or an activation inside a norm that is called by itself, would go or change.
+        alone = all(sum(n for each, n in targets.items() if f"{each}.".startswith(f"{name}.")) == 1 for name in names)
+        if alone and type(convolution) in _CONVOLUTIONS and type(norm) in _NORMS and _is_fixed(norm):
+            yield names
 
 
 class _Tracer(fx.Tracer):
-    """Steps into all modules but those that are folded."""
+    """Keeps convolutions and norms whole, whatever inherits from them too; besides what torch.nn has."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _CONVOLUTIONS + _NORMS) or super().is_leaf_module(m, module_qualified_name)

@@ -43,7 +43,9 @@ class Mix:
         """The part of a batch that begins at a place of the epoch."""
         partners = torch.from_numpy(self.partners[start : start + size] - start)
         box = None if self.boxes is None else torch.from_numpy(self.boxes[start]).to(device)
-        return BatchMix(partners.to(device), torch.tensor(self.shares[start], device=device), box)
+        # In double precision where there is one: MPS has none.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        return BatchMix(partners.to(device), torch.tensor(self.shares[start], dtype=dtype, device=device), box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class BatchMix:
 
     Attributes:
         partners: Place in the batch of whom each is mixed with (B,).
-        share: Of the image itself, float64 without axes.
+        share: Of the image itself, a tensor without axes.
         box: What is the partner's (4,): top, bottom, left and right, pixels; None blends.
     """
 

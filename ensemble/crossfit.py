@@ -97,10 +97,15 @@ class Truth:
 
     @cached_property
     def folds(self) -> list[Mask]:
-        """The rows of each fold (N,): whole lesions, classes spread evenly, the same whatever the rows' order."""
+        """The rows of each fold (N,): whole lesions, classes spread evenly, the same whatever the rows' order.
+
+        A patient with images of several classes counts for the one that fewest have: malignant ones mostly have benign
+        images too, and would else fall into folds at random.
+        """
+        rarity_C = np.bincount(self._lesions.class_L, minlength=self.num_classes).tolist()
         class_of: dict[str, int] = {}
         for group, label in zip(self.groups_N.tolist(), self.labels_N.tolist(), strict=True):
-            class_of[group] = min(label, class_of.get(group, label))
+            class_of[group] = min(label, class_of.get(group, label), key=lambda c: (rarity_C[c], c))
         order = sorted(class_of, key=lambda group: (class_of[group], hashlib.sha256(group.encode()).digest()))
         fold_of = {group: place % FOLDS for place, group in enumerate(order)}
         fold_N = np.asarray([fold_of[group] for group in self.groups_N.tolist()])

@@ -20,7 +20,7 @@ from core.augment import Augmenter
 from core.backbones import build_classifier
 from core.classifier import Classifier
 from core.cli import progress
-from core.device import keep_freed_memory, resolve_device
+from core.device import compute_dtype, keep_freed_memory, resolve_device
 from core.errors import InputError
 from core.evaluation import EVAL_BATCH_SIZE, predict_views
 from core.files import read_tensors
@@ -152,8 +152,9 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     def _load(self, file: Path) -> nn.Module:
         model = load_network(file, self.arch, num_classes=len(self.classes), device=self.device_)
-        # In the half precision of a card folded weights would be rounded to other numbers than those that were judged.
-        return model.folded(self.arch.image_size) if self.device_.type == "cpu" else model
+        # In half precision folded weights would be rounded to other numbers than those that were judged.
+        folds = compute_dtype(self.device_) == torch.float32
+        return model.folded(self.arch.image_size) if folds else model
 
     def predict_proba(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[np.float64]:
         """Softmax probabilities, uncorrected (N, C), of an `ImageSet` or of paths to files: the mean of all views."""

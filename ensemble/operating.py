@@ -95,7 +95,7 @@ def fit_points(
         The points, and which rows each flags (N,) by thresholds of the other folds.
 
     Raises:
-        InputError: There are less than two lesions of a class.
+        InputError: There are less than two lesions of a class, or some of the folds are fitted to none.
     """
     points, flags = [], []
     for name, least in wanted:
@@ -112,6 +112,11 @@ def fit_points(
         )
         flagged_N = np.zeros(len(probs_N), bool)
         for fit_N, held_N in truth.held_out():
+            if not is_class_N[fit_N].any():
+                raise InputError(
+                    f"`--min-sensitivity` must name a class whose lesions lie in several folds, but the {lesions} of "
+                    f"{name} lie in one, as they have images of other classes too. Leave it out."
+                )
             flagged_N[held_N] = probs_N[held_N] >= fit_threshold(probs_N[fit_N], is_class_N[fit_N], least)
         flags.append(flagged_N)
     return tuple(points), flags

@@ -22,9 +22,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def has_norms_to_fold(name: str) -> bool:
+    return not name.startswith(("convnext", "vit", "swin"))
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_one_of_each_family_keeps_the_contract(name: str) -> None:
     kept = check_architecture(name, every_depth=False)
+    assert (kept.folded > 0) == has_norms_to_fold(name)
     assert kept.cut == kept.depths[:-1], "what is frozen is computed once per view"
 
 
@@ -34,6 +39,7 @@ def test_those_that_people_name_keep_it_at_every_depth(name: str) -> None:
     kept = check_architecture(name, every_depth=True, exports=True)
     assert kept.cut == tuple(range(kept.blocks))
     assert kept.exported is not None
+    assert (kept.folded > 0) == has_norms_to_fold(name)
 
 
 def test_what_cannot_be_cut_is_computed_whole() -> None:
