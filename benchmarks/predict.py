@@ -2,8 +2,8 @@
 
 One side reads, decodes and classifies image files with all members, as `ensemble.predict` does once it has started; the
 other shows each member as many images in batches that lie ready in memory, and does nothing else: with its networks as
-they were trained, and once more as they vote, with folded norms where precision is single. Turn by turn. The ratio is the first side's seconds
-over those of the networks as they were trained; its bar is 1.2.
+they were trained, and once more as they vote, with folded norms where precision is single. Turn by turn. The ratio is
+the first side's seconds over those of the networks as they were trained; its bar is 1.2.
 """
 
 import argparse

@@ -18,7 +18,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from core.tracing import are_close, trace
+from core.tracing import TRACING, are_close, trace
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def fold_norms(network: nn.Module, images: Tensor) -> nn.Module:
     """
     if not any(type(module) in _NORMS for module in network.modules()):
         return network
-    with torch.no_grad():
+    with TRACING, torch.no_grad():
         try:
             folded = _folded(network)
             fewer = None if folded is None else folded(images)

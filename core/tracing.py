@@ -5,15 +5,16 @@ import warnings
 
 from torch import Tensor, fx, nn
 
-_ONE_AT_A_TIME = threading.Lock()
+# While fx traces it has patched `nn.Module` for all threads: two at once would leave it patched for ever, and a network
+# that another thread calls meanwhile may fail.
+TRACING = threading.RLock()
 _TOLERANCE = 1e-3  # of the largest number: a wrong trace is off by much more, another order of sums by much less
 
 
 def trace(network: nn.Module, tracer: fx.Tracer) -> fx.Graph:
     """The graph of a network, which takes images alone.
 
-    While fx traces it has patched `nn.Module` for all threads: two at once would leave it patched for ever, and a
-    network that another thread calls meanwhile may fail.
+    Other threads had better not compute meanwhile: see `TRACING`.
 
     Args:
         network: What its forward keeps of its input in itself is a stand-in afterwards.
@@ -22,7 +23,7 @@ def trace(network: nn.Module, tracer: fx.Tracer) -> fx.Graph:
     Raises:
         Exception: Whatever a model's own Python does with a stand-in for a tensor; fx has no error of its own for it.
     """
-    with _ONE_AT_A_TIME, warnings.catch_warnings():
+    with TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a model's own, which it gives again whenever it computes
         return tracer.trace(network)
 
