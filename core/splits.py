@@ -20,6 +20,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
+_SHARES = {"val": VAL_SHARE, "test": TEST_SHARE}
 _PARTS = ("train", "val", "test")
 # One test split for ever (docs/decisions/0002): no seed of a user may enter here.
 _TEST_SALT = "test"
@@ -56,8 +57,9 @@ def split_manifest(manifest: Manifest, *, seed: int = 0) -> Split:
     images' bytes: neither the names nor the order of the files matter, and the test part is the same for every seed.
 
     Where the data name an official test or validation part, it is taken and only what is missing is drawn, from the
-    rest. A group whose photos are officially in several parts belongs to the strictest of them (test, then val); its
-    photos in the others are left out, as a model must not be judged on lesions that it has seen.
+    rest, in the proportion that it has to training without one. A group whose photos are officially in several parts
+    belongs to the strictest of them (test, then val); its photos in the others are left out, as a model must not be
+    judged on lesions that it has seen.
 
     Args:
         manifest: The images.
@@ -71,10 +73,14 @@ def split_manifest(manifest: Manifest, *, seed: int = 0) -> Split:
     test_G, val_G, pool_G = given.test_G, given.val_G, ~(given.test_G | given.val_G)
     _refuse_small_classes(manifest, given)
     names_G = name_groups(manifest.sha256, given.group_of_N)
+    # Shares are of what there is to draw from: those of everything would starve training beside a large official test.
+    whole_C, drawable = counts_GC[pool_G].sum(axis=0), 1 - sum(_SHARES[part] for part in _SHARES if part not in drawn)
     if "test" in drawn:
-        test_G = _draw(counts_GC, pool_G, order_groups(names_G, _TEST_SALT), share=TEST_SHARE, leave=len(drawn))
+        target_C = TEST_SHARE / drawable * whole_C
+        test_G = _draw(counts_GC, pool_G, order_groups(names_G, _TEST_SALT), target_C=target_C, leave=len(drawn))
     if "val" in drawn:
-        val_G = _draw(counts_GC, pool_G & ~test_G, order_groups(names_G, f"val {seed}"), share=VAL_SHARE, leave=1)
+        target_C = VAL_SHARE / drawable * whole_C
+        val_G = _draw(counts_GC, pool_G & ~test_G, order_groups(names_G, f"val {seed}"), target_C=target_C, leave=1)
     part_of_N = np.where(test_G, 2, np.where(val_G, 1, 0))[given.group_of_N]
     part_of_N[given.left_out_N] = 3
     train, val, test, left_out = (np.flatnonzero(part_of_N == part) for part in range(4))
@@ -174,14 +180,16 @@ def check_disjoint(split: Split, group_of_N: IntArray) -> None:
             raise ValueError(f"The parts must share no group, but {first} and {second} share {len(both)}: {named}.")
 
 
-def _draw(counts_GC: IntArray, free_G: BoolArray, order_G: IntArray, *, share: float, leave: int) -> BoolArray:
-    """Chooses groups that hold a share of each class, the rarest class first.
+def _draw(
+    counts_GC: IntArray, free_G: BoolArray, order_G: IntArray, *, target_C: npt.NDArray[np.float64], leave: int
+) -> BoolArray:
+    """Chooses groups that hold about so many images of each class, the rarest class first.
 
     Args:
         counts_GC: Images of each class in each group.
         free_G: Groups that may be chosen.
         order_G: The groups in the order in which they are tried.
-        share: Part of each class's images, in [0, 1].
+        target_C: Images of each class that are wanted.
         leave: Groups of each class that must stay unchosen.
 
     Returns:
@@ -191,7 +199,7 @@ def _draw(counts_GC: IntArray, free_G: BoolArray, order_G: IntArray, *, share: f
     decided_G = ~free_G
     left_C = np.count_nonzero(counts_GC[free_G], axis=0)
     for c in np.argsort(counts_GC.sum(axis=0), kind="stable"):
-        target = share * counts_GC[:, c].sum()
+        target = target_C[c]
         total = counts_GC[chosen_G, c].sum()
         mine = [g for g in order_G if counts_GC[g, c] and free_G[g] and not chosen_G[g]]
         for group in [g for g in mine if not decided_G[g]]:

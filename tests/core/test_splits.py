@@ -255,6 +255,17 @@ def test_what_is_not_official_is_drawn_by_the_seed() -> None:
     assert len({tuple(split.val.tolist()) for split in splits}) == 3
 
 
+def test_a_large_official_test_starves_no_class() -> None:
+    roles = (["test"] * 300 + [""] * 300) + (["test"] * 60 + [""] * 8)
+    manifest = with_roles([[0]] * 600 + [[1]] * 68, roles)
+
+    split = split_manifest(manifest)
+
+    drawn = np.bincount(manifest.labels[split.val])
+    assert drawn.tolist() == [53, 1]  # 15 of 85 parts: as many to training as without an official test
+    assert len(split.test) == 360
+
+
 def test_official_parts_all_given_leave_nothing_to_the_seed() -> None:
     manifest = with_roles([[n % 2] for n in range(12)], ["train"] * 6 + ["val"] * 3 + ["test"] * 3)
 
