@@ -87,6 +87,10 @@ class StudiesFolder:
     def publish(self, path: Path) -> None:
         """Shows others a file or folder in here that is whole now. They read the same folder."""
 
+    def names_in(self, path: Path) -> list[str]:
+        """What lies in a folder in here and below it, relative to it, with slashes."""
+        return sorted(inside.relative_to(path).as_posix() for inside in path.rglob("*"))
+
     def sync_pictures(self) -> None:
         """Shares the pictures of the artifact store. Others read the same folder."""
 

@@ -8,10 +8,11 @@ import errno
 import io
 import logging
 import re
+import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -193,6 +194,22 @@ def logging_to_stderr(level: int) -> Iterator[None]:
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return _harmless(super().format(record))
+
+
+def command_line(module: str, arguments: Sequence[str] | None = None) -> str:
+    """What was typed, as it may be written down: passwords in URLs are left out.
+
+    Args:
+        module: That runs.
+        arguments: Those after it; None for this process's own.
+    """
+    words = map(without_password, sys.argv[1:] if arguments is None else arguments)
+    return shlex.join(["python", "-m", module, *words])
+
+
+def without_password(argument: str) -> str:
+    """A command line's argument as it may be written down."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", argument)
 
 
 def _refuse(program: str, sentence: str) -> int:

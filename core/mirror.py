@@ -16,7 +16,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import filelock
@@ -89,6 +89,12 @@ class MirroredStudies(StudiesFolder):
         if path.is_dir():
             for name in set(self.remote.names(f"{path.relative_to(self.root).as_posix()}/**/*.*")) - set(names):
                 self.remote.remove(name)
+
+    def names_in(self, path: Path) -> list[str]:
+        folder = path.relative_to(self.root)
+        there = self.remote.names(f"{folder.as_posix()}/**")
+        names = (PurePosixPath(name).relative_to(folder.as_posix()).as_posix() for name in there)
+        return sorted({*super().names_in(path), *names} - {"."})
 
     def sync_pictures(self) -> None:
         there = set(self.remote.names(f"{self.artifacts.name}/*"))

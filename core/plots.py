@@ -25,6 +25,7 @@ VAL_COLOUR = "#D55E00"
 INK = "#1f2933"
 FAINT = "#8a949e"
 
+_MOST_CLASSES_TOLD = 40
 _LARGEST = 1e15  # of a setting that is drawn as a number; no axis is made for more
 _PANELS = (("loss", "Loss (nats)"), ("accuracy", "Accuracy"), ("recall", "Macro recall"))
 
@@ -100,17 +101,20 @@ def plot_slices(
 def plot_confusion(confusion_CC: npt.NDArray[np.integer], classes: Sequence[str]) -> Figure:
     """Draws a confusion matrix: counts, and below each its share of the true class, which is also its colour.
 
+    Of more than 40 classes the colours alone: 10,000 texts take half a minute, and nobody reads them.
+
     Args:
         confusion_CC: Counts (C, C); the row is the true class, the column the predicted one.
         classes: Name of each row and column.
     """
     totals_C1 = confusion_CC.sum(axis=1, keepdims=True)
     rates_CC = np.divide(confusion_CC, totals_C1, out=np.zeros(confusion_CC.shape), where=totals_C1 > 0)
-    side = 1.4 + 0.53 * len(classes)  # inches: legible still when a phone shows it 360 pixels wide
+    told = len(classes) <= _MOST_CLASSES_TOLD
+    side = 1.4 + (0.53 if told else 0.2) * len(classes)  # inches: legible still when a phone shows it 360 pixels wide
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
     axis.imshow(rates_CC, cmap="Blues", vmin=0, vmax=1)
-    for (truth, predicted), count in np.ndenumerate(confusion_CC):
+    for (truth, predicted), count in np.ndenumerate(confusion_CC) if told else ():
         rate = rates_CC[truth, predicted]
         colour = "white" if rate > 0.55 else INK if count else "#c3cad1"
         weight = "bold" if truth == predicted else "normal"

@@ -68,7 +68,7 @@ def build(args: argparse.Namespace, command: str) -> int:
         fit_to=wanted.fit_to,
         of_folds=args.members == "folds",
     )
-    check_replaceable(studies.ensemble)
+    check_replaceable(studies.ensemble, studies.names_in(studies.ensemble))
     selection, spec, validation = learn(candidates, wanted, command, partial(_see_validation, args))
     _announce(selection, spec)
     _hint(args, selection)
@@ -241,7 +241,7 @@ def _ordinal(n: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    command = shlex.join(["python", "-m", "ensemble.build", *(sys.argv[1:] if argv is None else argv)])
+    command = cli.command_line("ensemble.build", argv)
     return cli.run(lambda args: build(args, command), build_parser(), argv)
 
 

@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    command = shlex.join(["python", "-m", "ensemble.export", *(sys.argv[1:] if argv is None else argv)])
+    command = cli.command_line("ensemble.export", argv)
     return cli.run(lambda args: export(args, command), _parser(), argv)
 
 

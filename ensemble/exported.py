@@ -38,7 +38,7 @@ class ExportedEnsemble:
         if not path.is_file():
             raise InputError(f"`ensemble` must exist, but {path} does not. Check the path.")
         require(["onnxruntime"], what=f"`ensemble` {path}")
-        self._session = open_session(path, threads=threads)
+        self._path, self._session = path, open_session(path, threads=threads)
         self.card = ExportCard.parse(_metadata(self._session, path).get(KEY), where=str(path))
         _check_interface(self._session, self.card, path)
 
@@ -60,6 +60,11 @@ class ExportedEnsemble:
         """Probabilities (N, C), rows summing to 1, of decoded images (N, S, S, 3) by the names of inputs."""
         (probs_NC,) = self._session.run([OUTPUT], dict(pixels))
         wide_NC = np.asarray(probs_NC, np.float64)
+        if not np.isfinite(wide_NC).all():  # NaN would be the first class wherever a maximum is taken
+            raise InputError(
+                f"{self._path} must give a probability for every class, but gives what is no number. "
+                "Export the ensemble anew."
+            )
         scaled_NC: npt.NDArray[np.float64] = wide_NC / wide_NC.sum(axis=1, keepdims=True)
         return scaled_NC
 

@@ -20,7 +20,7 @@ from core.augment import Augmenter
 from core.backbones import build_classifier
 from core.classifier import Classifier
 from core.cli import progress
-from core.device import compute_dtype, keep_freed_memory, resolve_device
+from core.device import autocast, compute_dtype, keep_freed_memory, resolve_device
 from core.errors import InputError
 from core.evaluation import EVAL_BATCH_SIZE, predict_views
 from core.files import read_tensors
@@ -152,9 +152,21 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     def _load(self, file: Path) -> nn.Module:
         model = load_network(file, self.arch, num_classes=len(self.classes), device=self.device_)
+        with torch.inference_mode(), autocast(self.device_):
+            grey = torch.zeros(1, 3, self.arch.image_size, self.arch.image_size, device=self.device_)
+            self._check_numbers(model.eval()(grey).cpu().numpy(), file)
         # In half precision folded weights would be rounded to other numbers than those that were judged.
         folds = compute_dtype(self.device_) == torch.float32
         return model.folded(self.arch.image_size) if folds else model
+
+    def _check_numbers(self, told: npt.NDArray[np.float32], file: Path) -> None:
+        """NaN would be the first class wherever a maximum is taken."""
+        if not np.isfinite(told).all():
+            half = " or overflow in half precision, which --device cpu doesn't" if self.device_.type == "cuda" else ""
+            raise InputError(
+                f"A member must believe something of every image, but {file} gives what is no number: its weights are "
+                f"damaged{half}. Build the ensemble anew."
+            )
 
     def predict_proba(self, X: ImageSet | Sequence[str | Path]) -> npt.NDArray[np.float64]:
         """Softmax probabilities, uncorrected (N, C), of an `ImageSet` or of paths to files: the mean of all views."""
@@ -173,18 +185,18 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         )
         told_KVNC = []
         with progress(f"classifying with {self.arch.name}", len(X.rows) * len(self.models_)) as bar:
-            for model in self.models_:
-                told_KVNC.append(
-                    predict_views(
-                        model,
-                        source,
-                        X.rows,
-                        augmenter=augmenter,
-                        views=self.views,
-                        batch_size=self.batch_size,
-                        on_batch=bar.advance,
-                    )
+            for model, file in zip(self.models_, self.weights_files, strict=True):
+                told_VNC = predict_views(
+                    model,
+                    source,
+                    X.rows,
+                    augmenter=augmenter,
+                    views=self.views,
+                    batch_size=self.batch_size,
+                    on_batch=bar.advance,
                 )
+                self._check_numbers(told_VNC, Path(file))
+                told_KVNC.append(told_VNC)
         if len(told_KVNC) == 1:
             return told_KVNC[0]
         pooled_VNC = [pool(np.stack(told_KNC), np.asarray(self.priors)) for told_KNC in zip(*told_KVNC, strict=True)]

@@ -207,9 +207,13 @@ def _take(arch: str, complete: list[Member], top_k: int | None, fit_to: FitTo) -
             "are deleted. Run its search again under another name (--study), or choose others with --archs."
         )
     if top_k is not None and len(kept) < top_k:
+        way_out = "keep more weights while searching"
+        if fit_to == "confirmed":
+            keeping = " and --keep-models" if complete[0].runs else ""
+            way_out = f"run python -m search.confirm with --top {top_k}{keeping}"
         raise InputError(
             f"`--top-k` must be at most {len(kept)}, the {state} trials of {arch} whose weights are kept, but got "
-            f"--top-k {top_k}. Lower it, or keep more weights while searching."
+            f"--top-k {top_k}. Lower it, or {way_out}."
         )
     if kept[0] is not complete[0]:
         _log.warning(

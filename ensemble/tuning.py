@@ -26,15 +26,14 @@ def votes_at(
     # Classes outermost: sums over them are then of whole rows, several times as fast.
     votes_CTN = np.zeros(shape)
     for m in np.flatnonzero(weights_M):
-        if vote == "geometric":
-            p_CN = np.log(np.maximum(probs_MNC[m].T.astype(np.float64), SMALLEST_PROBABILITY))
-            votes_CTN += weights_M[m] * (p_CN[:, None, :] - taus_T[:, None] * logs_MC[m][:, None, None])
-            continue
         p_CN = probs_MNC[m].T.astype(np.float64)
         factors_CT = np.exp(-logs_MC[m][:, None] * taus_T)
-        scale_TN = weights_M[m] / (factors_CT.T @ p_CN)
+        scale_TN = 1 / (factors_CT.T @ p_CN)
         for c, p_N in enumerate(p_CN):
-            votes_CTN[c] += scale_TN * p_N * factors_CT[c][:, None]
+            corrected_TN = scale_TN * p_N * factors_CT[c][:, None]
+            if vote == "geometric":
+                corrected_TN = np.log(np.maximum(corrected_TN, SMALLEST_PROBABILITY))
+            votes_CTN[c] += weights_M[m] * corrected_TN
     if vote == "geometric":
         votes_CTN = np.exp(votes_CTN / weights_M.sum() - (votes_CTN / weights_M.sum()).max(axis=0))
     votes_CTN /= votes_CTN.sum(axis=0)

@@ -110,7 +110,7 @@ def likeliest_weights(true_MN: Floats, balance_N: Floats) -> Weights:
     weights_M = np.full(len(true_MN), 1 / len(true_MN))
     for _ in range(_EM_STEPS):
         weights_M *= true_MN @ (balance_N / (weights_M @ true_MN))
-    weights_M[weights_M < _LEAST_WEIGHT] = 0
+    weights_M[weights_M < min(_LEAST_WEIGHT, 0.5 / len(weights_M))] = 0
     shares_M: Weights = weights_M / weights_M.sum()
     return shares_M
 

@@ -1,20 +1,18 @@
 """What a study is, as its `study.json` and `split.csv` say, and whether it is continued with the same."""
 
 import dataclasses
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from core.cli import command_line
 from core.durations import utc
 from core.errors import InputError, counted
 from core.manifest import Manifest
 from core.splits import Split, joined_groups
 from core.versions import installed_versions
-from search.place import without_password
 
 if TYPE_CHECKING:
     from search.setup import Setup
@@ -94,7 +92,7 @@ def describe_study(setup: "Setup") -> dict[str, Any]:
         "sampler": settings.sampler,
         "pruner": settings.pruner,
         "versions": installed_versions(),
-        "command": shlex.join(["python", "-m", "search.run", *map(without_password, sys.argv[1:])]),
+        "command": command_line("search.run"),
         "created": utc(),
     }
 

@@ -1,7 +1,6 @@
 """Where studies lie, as a command is told: `studies/`, or a URL, and perhaps a database."""
 
 import argparse
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,11 +47,6 @@ def add_storage_argument(parser: argparse.ArgumentParser) -> None:
         default="",
         help="PostgreSQL database of the studies, postgresql://USER@HOST/NAME (default: a journal in the folder)",
     )
-
-
-def without_password(argument: str) -> str:
-    """A command line's argument as it may be written down."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", argument)
 
 
 def open_place(args: argparse.Namespace) -> Place:

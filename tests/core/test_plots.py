@@ -53,6 +53,12 @@ def test_curves_for_a_phone_are_above_each_other() -> None:
     assert len({axis.get_position().x0 for axis in narrow.axes}) == 1
 
 
+def test_confusion_of_many_classes_shows_colours_alone() -> None:
+    axis = plot_confusion(np.eye(60, dtype=int), [f"class {c}" for c in range(60)]).axes[0]
+    assert not axis.texts
+    assert len(axis.get_yticklabels()) == 60
+
+
 def test_confusion_shows_counts_and_shares_of_the_true_class() -> None:
     axis = plot_confusion(np.array([[3, 1], [0, 1000]]), ["mel", "nv"]).axes[0]
     assert [text.get_text() for text in axis.texts] == ["3\n75%", "1\n25%", "0", "1,000\n100%"]

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import re
@@ -12,10 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.cli import command_line
 from core.errors import InputError
+from core.files import read_tensors, write_tensors
 from core.metrics import macro_recall
+from core.mirror import open_studies
 from ensemble import predict
 from ensemble.build import main
+from ensemble.folder import check_replaceable
 from ensemble.inference import ImageSet, load_ensemble
 from ensemble.parts import find_test
 from ensemble.studies import read_studies
@@ -377,6 +382,55 @@ def test_foreign_file_in_the_ensemble_folder_is_never_deleted(two: Any, capsys: 
         in capsys.readouterr().err
     )
     assert (two.root / "ensemble" / "mine.csv").read_text() == "precious"
+
+
+def test_foreign_files_at_a_url_are_seen(tmp_path: Path) -> None:
+    studies = open_studies(f"file://{tmp_path}/bucket")
+    ours = tmp_path / "bucket" / "ensemble" / "members" / "a-0000.safetensors"
+    ours.parent.mkdir(parents=True)
+    ours.touch()
+    check_replaceable(studies.ensemble, studies.names_in(studies.ensemble))
+    (ours.parent.parent / "paper").mkdir()
+    (ours.parent.parent / "paper" / "figure.tex").touch()
+    with pytest.raises(InputError, match="because it is replaced, but it holds paper"):
+        check_replaceable(studies.ensemble, studies.names_in(studies.ensemble))
+
+
+def test_a_password_is_not_written_down(two: Any) -> None:
+    words = [str(two.root), "--no-test"]
+    assert command_line("ensemble.build", ["s3://anna:secret@host/studies"]) == (
+        "python -m ensemble.build 's3://anna:***@host/studies'"
+    )
+    assert main(words) == 0
+    assert read(two, "ensemble.json")["command"] == command_line("ensemble.build", words)
+
+
+def test_an_older_ensemble_stays_where_it_cannot_be_replaced(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build(two, "--no-test") == 0
+    before = (two.root / "ensemble" / "ensemble.json").read_bytes()
+
+    def refuse(source: Any, target: Any) -> None:
+        if Path(target).name == "ensemble":
+            raise PermissionError(errno.EPERM, "not now", str(target))
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert build(two, "--no-test") == 2
+    assert (two.root / "ensemble" / "ensemble.json").read_bytes() == before
+    assert not list(two.root.glob(".ensemble.*"))
+
+
+def test_a_member_that_believes_nothing_is_refused_before_the_test_is_opened(
+    two: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = two.root / "a" / "trial-0000" / "model.safetensors"
+    tensors = read_tensors(file)
+    tensors["backbone.classifier.bias"][0] = float("nan")
+    write_tensors(file, tensors)
+    assert build(two) == 2
+    assert f"{file} gives what is no number: its weights are damaged" in capsys.readouterr().err
+    assert not (two.root / "test_openings.jsonl").exists()
+    assert not (two.root / "ensemble").exists()
 
 
 def test_left_out_members_are_named(studies: Any, trial: Any, capsys: pytest.CaptureFixture[str]) -> None:

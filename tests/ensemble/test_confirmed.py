@@ -130,9 +130,8 @@ def test_the_networks_of_the_folds_vote_in_place_of_their_trial(studies: Studies
     with ImageSet.of_files(files) as images:
         both_VNC = classifier.predict_views(images)
         alone = []
-        for network in classifier.models_:
-            single = classifier.__class__([], classifier.arch, classifier.classes, device="cpu", views=4).fit()
-            single.models_ = [network]
+        for file in classifier.weights_files:
+            single = classifier.__class__([file], classifier.arch, classifier.classes, device="cpu", views=4).fit()
             alone.append(single.predict_views(images))
     assert both_VNC.shape == (4, 3, 3)
     # By the member's prior, as any other: the mean of what each network says by its own.
@@ -141,6 +140,16 @@ def test_the_networks_of_the_folds_vote_in_place_of_their_trial(studies: Studies
         np.testing.assert_allclose(correct_prior(both_NC, np.array(member["prior"])), expected, atol=1e-6)
     assert not np.allclose(alone[0], alone[1], atol=1e-3)
     assert build(studies, "--fit-to", "confirmed", "--no-test") == 0  # its own files don't stand in the way
+
+
+def test_too_few_confirmed_trials_are_told_how_to_become_more(
+    studies: Studies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--no-test", "--fit-to", "confirmed", "--top-k", "3"]
+    assert build(studies, *words) == 2
+    assert "Lower it, or run python -m search.confirm with --top 3." in capsys.readouterr().err
+    assert build(studies, *words, "--members", "folds") == 2
+    assert "with --top 3 and --keep-models." in capsys.readouterr().err
 
 
 def test_who_could_fit_to_more_lesions_is_told_so(studies: Studies, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,17 @@ def test_lesion_of_two_labels_stays_in_one_fold() -> None:
     assert sum(fold_N[0] for fold_N in truth.folds) == sum(fold_N[0] and fold_N[1] for fold_N in truth.folds) == 1
 
 
+@pytest.mark.parametrize("malignant", [0, 1])
+def test_patients_of_two_classes_are_spread_by_the_rarer_one(malignant: int) -> None:
+    labels, patients = [], []
+    for patient in range(60):
+        for is_malignant in [False, patient < 5][: 1 + (patient < 5)]:
+            labels.append(malignant if is_malignant else 1 - malignant)
+            patients.append(f"patient {patient}")
+    truth = Truth.of(labels, patients, 2)
+    assert [int((truth.labels_N[fold_N] == malignant).sum()) for fold_N in truth.folds] == [1] * FOLDS
+
+
 def test_fewer_lesions_than_folds_make_fewer_folds_and_one_alone_is_fitted_to_itself() -> None:
     assert len(Truth.of([0, 1], ["x", "y"], 2).folds) == 2 < FOLDS
     ((fit_N, held_N),) = Truth.of([0, 0], ["x", "x"], 2).held_out()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from core.archs import Arch
+from core.artifacts import StudiesFolder
 from core.augment import Augmenter
 from core.backbones import build_classifier
 from core.classifier import Classifier
@@ -278,11 +279,12 @@ def test_file_tells_nothing_of_the_machine_that_wrote_it(exported: Path) -> None
 
 
 def test_exported_files_go_with_the_folder_when_it_is_built_anew(exported: Path) -> None:
-    check_replaceable(exported.parent)
+    folder = StudiesFolder(exported.parent.parent)
+    check_replaceable(folder.ensemble, folder.names_in(folder.ensemble))
     stranger = exported.with_name("mine.onnx")
     stranger.touch()
     with pytest.raises(InputError, match=r"it holds mine\.onnx"):
-        check_replaceable(exported.parent)
+        check_replaceable(folder.ensemble, folder.names_in(folder.ensemble))
     stranger.unlink()
 
 

@@ -20,6 +20,15 @@ def test_votes_at_each_tau_are_those_of_corrected_members(seed: int, vote: str) 
         np.testing.assert_allclose(votes_NC, expected_NC, rtol=1e-6)
 
 
+@pytest.mark.parametrize("vote", ["mean", "geometric"])
+def test_so_are_votes_of_members_that_are_as_sure_as_single_precision_allows(vote: str) -> None:
+    probs_MNC = np.array([[[1.0, 0.0, 0.0]], [[0.0, 1e-30, 1.0]]])
+    priors_MC = np.array([[0.9, 0.05, 0.05], [0.2, 0.3, 0.5]])
+    for tau, votes_NC in zip(TAUS, votes_at(probs_MNC, priors_MC, np.ones(2), vote), strict=True):
+        expected_NC = soft_vote(correct_members(probs_MNC, priors_MC, tau), vote=vote)
+        np.testing.assert_allclose(votes_NC, expected_NC, rtol=1e-9)
+
+
 def drawn(count: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
     """Labels drawn from known probabilities, and those probabilities raised to a power."""
     rng = np.random.default_rng(0)

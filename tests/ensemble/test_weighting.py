@@ -73,6 +73,11 @@ def test_likeliest_weights_near_those_of_a_general_optimiser() -> None:
     assert ours[0] > ours[1]
 
 
+def test_many_candidates_have_weights_too() -> None:
+    weights_M = likeliest_weights(np.full((1001, 4), 0.5), np.full(4, 0.25))
+    np.testing.assert_allclose(weights_M, 1 / 1001)
+
+
 def test_more_weight_goes_to_who_finds_the_true_class_likely() -> None:
     # One member knows class 0, the other class 1, both nothing of the rest.
     true_MN = np.array([[0.9, 0.5], [0.5, 0.9]])

@@ -16,6 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from core.cli import without_password
 from core.mirror import MirroredStudies, open_studies
 from ensemble.build import main as build
 from search.clean import build_parser as clean_parser
@@ -24,7 +25,6 @@ from search.crew import Crew, FencedError
 from search.database import open_database, shown
 from search.database_leases import DatabaseLeases
 from search.leases import Lease, Worker
-from search.place import without_password
 from search.status import build_parser as status_parser
 from search.status import main as show_status
 from tests.postgres import Server, server
