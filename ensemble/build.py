@@ -71,7 +71,7 @@ def build(args: argparse.Namespace, command: str) -> int:
     check_replaceable(studies.ensemble, studies.names_in(studies.ensemble))
     selection, spec, validation = learn(candidates, wanted, command, partial(_see_validation, args))
     _announce(selection, spec)
-    _hint(args, selection)
+    _hint(args, selection, spec, validation)
     report = _prepare_report(spec, selection, validation, args.mistakes)
     rehearse(report)
     with ExitStack() as stack:
@@ -171,8 +171,17 @@ def _announce(selection: Selection, spec: EnsembleSpec) -> None:
         cli.write(f"fitted    {step['step']}, {step['value']}: {recall}")
 
 
-def _hint(args: argparse.Namespace, selection: Selection) -> None:
+def _hint(args: argparse.Namespace, selection: Selection, spec: EnsembleSpec, validation: Evaluation) -> None:
     """Tells of what would be better than what was asked for."""
+    from ensemble.evaluation import best_singles
+
+    best, over = selection.members[best_singles(spec)[-1]], validation.over_single
+    if over.gain is not None and over.gain_interval is not None and over.gain_interval.high < 0:
+        low, high = over.gain_interval
+        points = f"{-100 * over.gain:.1f} points ({-100 * high:.1f} to {-100 * low:.1f})"
+        cli.write(
+            f"hint      the vote is {points} worse than {best.name} alone: --archs {best.study.arch} leaves out others"
+        )
     folders = {member.study.folder.confirmed for member in selection.members}
     if args.fit_to == "validation" and all(folder.has_trials for folder in folders):
         cli.write("hint      trials have been confirmed: --fit-to confirmed fits all this to several times the lesions")

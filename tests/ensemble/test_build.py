@@ -246,6 +246,22 @@ def test_by_default_those_vote_that_are_tied_with_the_best(
     assert f"left out  a #2: {reason}" in capsys.readouterr().out
 
 
+def test_a_vote_that_its_best_member_beats_is_told_so(studies: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    studies.add("a")
+    study = studies.add("b", arch="test_resnet")
+    assert build(studies, "--no-test") == 0
+    assert "hint" not in capsys.readouterr().out
+    # Surely wrong about every other image, where the first is right and less sure.
+    file = study.root / "trial-0000" / "val_probs.npy"
+    probs_NC = np.load(file)
+    probs_NC[::2] = 0.01 / 2
+    probs_NC[::2][np.arange(len(probs_NC[::2])), (np.load(file)[::2].argmax(axis=1) + 1) % 3] = 0.99
+    np.save(file, probs_NC)
+    assert build(studies, "--no-test", "--tau", "1") == 0
+    hint = r"hint +the vote is \d\d\.\d points \(\d\d\.\d to \d\d\.\d\) worse than a #0 alone: --archs test_efficientnet "
+    assert re.search(hint, capsys.readouterr().out)
+
+
 def test_no_more_than_five_of_an_architecture_vote_by_default(studies: Any, trial: Any) -> None:
     studies.add("a", [trial(0.9 - 0.01 * number) for number in range(7)])
     assert build(studies, "--no-test") == 0
