@@ -258,7 +258,7 @@ def test_a_vote_that_its_best_member_beats_is_told_so(studies: Any, capsys: pyte
     probs_NC[::2][np.arange(len(probs_NC[::2])), (np.load(file)[::2].argmax(axis=1) + 1) % 3] = 0.99
     np.save(file, probs_NC)
     assert build(studies, "--no-test", "--tau", "1") == 0
-    hint = r"hint +the vote is \d\d\.\d points \(\d\d\.\d to \d\d\.\d\) worse than a #0 alone: --archs test_efficientnet "
+    hint = r"hint +the vote is \d\d\.\d points \(\d\d\.\d to \d\d\.\d\) worse than a #0 alone: --archs test_eff"
     assert re.search(hint, capsys.readouterr().out)
 
 
