@@ -18,6 +18,7 @@ from core.images import SUFFIXES
 from core.inspection import ImageReport, inspect_images
 from core.layouts import recognise
 from core.layouts.contract import Recognised, missing_images, unlabelled_images
+from core.layouts.grouping import spelling_of_group
 from core.listing import Listing, list_folder
 from core.manifest import Manifest
 from core.merging import join_same_ids, merge, names_of_groups
@@ -227,12 +228,12 @@ def _changed(index: int, part: FoundSet, samples: Iterable[Sample]) -> list[str]
 
 
 def spelling(label: str) -> str:
-    """What a class name is once case and spaces don't count."""
-    return "".join(label.split()).casefold()
+    """What a class name is once case, spaces and the ``.0`` of a whole number don't count."""
+    return spelling_of_group("".join(label.split()))
 
 
 def _alike(samples: Iterable[Sample]) -> list[str]:
-    """Class names that differ in case or spaces only: most likely one class, which nobody but the user can know."""
+    """Class names that differ in spelling only: most likely one class, which nobody but the user can know."""
     counts = Counter(sample.label for sample in samples)
     spellings = defaultdict(list)
     for label in sorted(counts):
@@ -240,4 +241,5 @@ def _alike(samples: Iterable[Sample]) -> list[str]:
     alike = [" and ".join(labels) for labels in spellings.values() if len(labels) > 1]
     if not alike:
         return []
-    return [f"Class names must differ in more than case and spaces, but {few(alike)} do not. Rename all but one."]
+    rule = "Class names must differ in more than case, spaces and a final .0"
+    return [f"{rule}, but {few(alike)} do not. Rename all but one."]

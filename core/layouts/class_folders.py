@@ -12,7 +12,7 @@ from core.layouts.contract import TEST, TRAIN, VAL, Columns, Recognised, Row, fi
 from core.layouts.folder_names import are_containers, refuse_roles, refuse_two_levels
 from core.layouts.group_tables import Groups, find_group_tables, read_groups
 from core.layouts.grouping import connect
-from core.layouts.image_names import ImageNames, without_masks
+from core.layouts.image_names import ImageNames, composed, without_masks
 from core.listing import Listing
 from core.tables import Table
 
@@ -33,7 +33,7 @@ class _Image:
 
     @property
     def label(self) -> str:
-        return self.folders[0].strip() if self.folders else ""
+        return composed(self.folders[0].strip()) if self.folders else ""
 
 
 def class_folders(listing: Listing, columns: Columns) -> Recognised | None:

@@ -6,6 +6,7 @@ Names are only ever looked up among the images that were listed, so that none ca
 import hashlib
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property, lru_cache
@@ -20,6 +21,11 @@ _MASK = re.compile(r"_(segmentation|superpixels)\.png$|_attribute_[^/]*\.png$", 
 
 # A file is compared with its copies in so many places, so many bytes in each.
 _BLOCKS, _BLOCK = 8, 512
+
+
+def composed(text: str) -> str:
+    """Text with each accent in one character with its letter: a Mac writes names of files with two."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -62,7 +68,7 @@ class ImageNames:
         """Takes the folder's absolute path and its images relative to it; of equal copies the first will count."""
         self._root = root
         self._images = tuple(images)
-        self._exact = Index(root, self._images, str)
+        self._exact = Index(root, self._images, composed)
         # What was looked up once: tables may have many rows of one name, and that may be the name of many images.
         self._several: dict[tuple[str, str, str], Sequence[str]] = {}
         self._one_of_copies: dict[tuple[str, str, str], Sequence[str]] = {}
@@ -70,7 +76,7 @@ class ImageNames:
 
     @cached_property
     def _folded(self) -> Index:
-        return Index(self._root, self._images, str.casefold)
+        return Index(self._root, self._images, lambda name: composed(name).casefold())
 
     def find(self, name: str, *, table: str = "", role: str = "") -> Sequence[str]:
         """Looks up an image, copies of which count as one; `look_up` says what is looked for.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from core.errors import InputError, few
 from core.layouts.contract import find_role, known
 from core.layouts.grouping import LESIONS, PATIENTS, Group, contradict, group_columns
-from core.layouts.image_names import folder_role, path_role
+from core.layouts.image_names import composed, folder_role, path_role
 from core.tables import Line, Table
 
 SPLIT = "split"
@@ -93,9 +93,12 @@ class LabelTable:
 def read_lines(table: Table, columns: Sequence[str]) -> tuple[list[Line], list[str]]:
     """Reads these columns and those that any table of labels may have; a broken file is a fault among the others."""
     try:
-        return table.read(list(dict.fromkeys([*columns, *filter(table.has, EXTRAS)])))
+        lines, faults = table.read(list(dict.fromkeys([*columns, *filter(table.has, EXTRAS)])))
     except InputError as error:
         return [], [str(error)]
+    for line in lines:
+        line.values = tuple(map(composed, line.values))
+    return lines, faults
 
 
 def find_wrong(table: Table, lines: Sequence[Line], right: Sequence[bool], rule: str, others: str) -> list[str]:

@@ -459,3 +459,14 @@ def test_a_table_that_is_none_of_groups_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "cleaned.csv").write_text("image,label,group,split,sha256\nmel/1.jpg,mel,x,,0\n")
 
     assert groups(tmp_path, "mel/1.jpg", "nv/1.jpg") == {"mel/1.jpg": "", "nv/1.jpg": ""}
+
+
+def test_accents_of_a_mac_are_those_of_others(tmp_path: Path) -> None:
+    images = ("Na\u0308vus/1.jpg", "N\u00e4vus/2.jpg", "mel/3.jpg")
+
+    found = class_folders(Listing(tmp_path, images=images), Columns())
+
+    assert found is not None
+    assert {row.path: row.label for row in found.rows} == dict(
+        zip(images, ("N\u00e4vus", "N\u00e4vus", "mel"), strict=True)
+    )

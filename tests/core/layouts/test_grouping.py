@@ -65,3 +65,19 @@ def test_one_table_may_name_several_lesions_of_one_patient_only() -> None:
     assert contradict(lesions)
     assert not contradict([patient, *lesions])
     assert not contradict([])
+
+
+def test_spellings_of_one_name_are_one_group() -> None:
+    """Ids become floats where one of a column is unknown; a Mac takes accents apart."""
+    spellings = [("12", "12.0"), ("Pat4", "pat4"), ("M\u00fcller", "Mu\u0308ller")]
+    said = {f"{n}{m}": [Group(False, name)] for n, names in enumerate(spellings) for m, name in enumerate(names)}
+
+    names, notes = connect({**said, "lesion": [Group(True, "12.0")], "other": [Group(False, "12.5")]})
+
+    assert names["00"] == names["01"] == "12"
+    assert names["10"] == names["11"] == "Pat4"
+    assert names["20"] == names["21"]
+    assert len(set(names.values())) == 5
+    assert len(notes) == 1
+    assert notes[0].startswith("6 names of lesions and patients are spellings of 3: 12 and 12.0, ")
+    assert not contradict([Group(False, "12"), Group(False, "12.0")])
