@@ -27,6 +27,7 @@ class _LookedUp:
         missing: Names that stand for no image.
         weightless: Names that stand for no image and need none, because they count for nothing.
         clashing: By name, the different images that it may stand for.
+        elsewhere: By name, images that lie elsewhere than the others of the table and so are hardly meant.
         left_out: Images whose lines cannot be used.
     """
 
@@ -34,6 +35,7 @@ class _LookedUp:
     missing: set[str] = field(default_factory=set)
     weightless: set[str] = field(default_factory=set)
     clashing: dict[str, Sequence[str]] = field(default_factory=dict)
+    elsewhere: dict[str, Sequence[str]] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
 
 
@@ -57,6 +59,7 @@ def join(listing: Listing, tables: Sequence[LabelTable]) -> Recognised:
         faults=[
             *(fault for table in tables for fault in table.faults),
             *_clashes(listing.root, found),
+            *_elsewhere(found),
             *contradictions,
             *groups.faults,
         ],
@@ -76,8 +79,12 @@ def _look_up(names: ImageNames, tables: Iterable[LabelTable]) -> _LookedUp:
     found = _LookedUp()
     for table in tables:
         role = table.role
-        for line in table.lines:
-            images = names.find(line.name, table=table.path, role=line.split or role)
+        images_of = [names.find(line.name, table=table.path, role=line.split or role) for line in table.lines]
+        elsewhere = _find_elsewhere(table, images_of)
+        found.elsewhere.update(elsewhere)
+        for line, images in zip(table.lines, images_of, strict=True):
+            if line.name in elsewhere:
+                continue
             if len(images) == 1:
                 found.said[images[0]].append(line if line.split or not role else replace(line, split=role))
             elif images:
@@ -89,6 +96,21 @@ def _look_up(names: ImageNames, tables: Iterable[LabelTable]) -> _LookedUp:
         for name in table.left_out:
             found.left_out.update(names.find(name, table=table.path, role=role))
     return found
+
+
+def _find_elsewhere(table: LabelTable, images_of: Sequence[Sequence[str]]) -> dict[str, Sequence[str]]:
+    """File names by which a table calls only images outside its folder, though most of its images lie inside.
+
+    Every site may have its ``30.jpg``: where one site has lost that photo, another's shows another patient.
+    """
+    folder = table.path.rpartition("/")[0]
+    if not folder:
+        return {}
+    found = [(line.name, images) for line, images in zip(table.lines, images_of, strict=True) if images]
+    outside = {name: images for name, images in found if not any(image.startswith(f"{folder}/") for image in images)}
+    if 2 * len(outside) >= len(found):
+        return {}
+    return {name: images for name, images in outside.items() if "/" not in name.replace("\\", "/")}
 
 
 def _one_row_each(
@@ -163,6 +185,16 @@ def _clashes(root: Path, found: _LookedUp) -> list[str]:
     return [
         f"Every image id must stand for one image, but {len(culprits):,} have different files below {root}: "
         f"{few(culprits)}. Remove the wrong ones."
+    ]
+
+
+def _elsewhere(found: _LookedUp) -> list[str]:
+    if not found.elsewhere:
+        return []
+    culprits = [f"{name} ({few(images)})" for name, images in found.elsewhere.items()]
+    return [
+        "Images must lie below the folder of the table that gives their names only, if most of its images do, but "
+        f"{len(culprits):,} lie elsewhere: {few(culprits)}. Add the right ones there, or give these with their folders."
     ]
 
 

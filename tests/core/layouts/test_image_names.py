@@ -196,3 +196,37 @@ def test_rows_without_weight_need_no_image(tmp_path: Path) -> None:
 
     assert found.missing == ["c"]
     assert found.notes == [f"2 rows have no image and no weight in the official score: {WITHOUT_IMAGE}, d"]
+
+
+def test_a_lost_photo_is_not_taken_from_another_site(tmp_path: Path) -> None:
+    write_images(tmp_path, "a/1.jpg", "a/2.jpg", "a/3.jpg", "b/1.jpg", "b/2.jpg")
+    write_labels(tmp_path / "a" / "t.csv", ("1", "nv"), ("2", "mel"), ("3", ""))
+    write_labels(tmp_path / "b" / "t.csv", ("1", "nv"), ("2", "mel"), ("3", "bkl"))
+
+    found = recognise(tmp_path)
+
+    assert found.unlabelled == ["a/3.jpg"]
+    assert by_path(found) == {"a/1.jpg": "nv", "a/2.jpg": "mel", "b/1.jpg": "nv", "b/2.jpg": "mel"}
+    assert found.faults == [
+        "Images must lie below the folder of the table that gives their names only, if most of its images do, but 1 "
+        "lie elsewhere: 3 (a/3.jpg). Add the right ones there, or give these with their folders."
+    ]
+
+
+def test_images_elsewhere_are_meant_by_their_paths_or_if_most_lie_there(tmp_path: Path) -> None:
+    write_images(tmp_path, "a/1.jpg", "a/2.jpg", "a/3.jpg", "b/4.jpg", "b/5.jpg")
+    write_labels(tmp_path / "b" / "t.csv", ("a/1.jpg", "nv"), ("4", "mel"), ("5", "mel"))
+    write_labels(tmp_path / "tables" / "t.csv", ("2", "nv"), ("3", "mel"))
+
+    found = recognise(tmp_path)
+
+    assert len(found.rows) == 5
+    assert (found.missing, found.faults) == ([], [])
+
+
+def test_accents_may_be_written_as_a_mac_does(tmp_path: Path) -> None:
+    write_images(tmp_path, "Mu\u0308ller_1.jpg", "M\u00fcller_2.jpg")
+    labels = ("N\u00e4vus", "Na\u0308vus")
+    write_labels(tmp_path / "t.csv", ("M\u00fcller_1.jpg", labels[0]), ("Mu\u0308ller_2", labels[1]))
+
+    assert by_path(recognise(tmp_path)) == dict.fromkeys(("Mu\u0308ller_1.jpg", "M\u00fcller_2.jpg"), labels[0])
