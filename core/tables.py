@@ -103,7 +103,7 @@ class Table:
         try:
             with self.path.open(newline="", encoding=self.encoding) as file:
                 before = len([file.readline() for _ in range(self.lines_before)])
-                reader = csv.reader(file, delimiter=self.delimiter, strict=True)
+                reader = csv.reader(file, delimiter=self.delimiter, skipinitialspace=True, strict=True)
                 next(reader, None)
                 done = before + reader.line_num
                 for values in islice(reader, most):
@@ -188,7 +188,7 @@ def _header(text: str, delimiter: str, *, whole: bool) -> tuple[str, ...]:
     """
     file = io.StringIO(text, newline="")
     try:
-        names = next(csv.reader(file, delimiter=delimiter), [])
+        names = next(csv.reader(file, delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error:
         return ()
     ended = whole or file.tell() < len(text)

@@ -35,11 +35,24 @@ def opened(path: Path) -> Table:
         b"Image|Label\na|nv\nb|mel\n\n\n",
         b'"Image","Label"\n"a","nv"\n" b ",mel\n',
         b' Image , "Label"\n a , nv \nb,mel\n'.replace(b'"', b""),
+        b'"Image", "Label"\na, "nv"\nb,  "mel"\n',
         b"Image,Label,,\na,nv,,\nb,mel,,\n",
         b"Image,Label\na,nv,,\nb,mel,\n",
         "Image;Label\na;nv\nb;mel\n".encode("utf-16"),
     ],
-    ids=["commas", "mark", "semicolons", "tabs", "bars", "quotes", "spaces", "empty columns", "empty ends", "utf-16"],
+    ids=[
+        "commas",
+        "mark",
+        "semicolons",
+        "tabs",
+        "bars",
+        "quotes",
+        "spaces",
+        "spaces before quotes",
+        "empty columns",
+        "empty ends",
+        "utf-16",
+    ],
 )
 def test_a_table_is_read_however_it_was_saved(tmp_path: Path, content: bytes) -> None:
     table = opened(write(tmp_path, content))
