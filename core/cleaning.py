@@ -70,7 +70,7 @@ def clean(found: Survey) -> tuple[Survey, list[str]]:
     samples, renamed = _one_spelling(found.samples)
     if renamed:
         changes.append(f"class names were unified: {few(renamed)}")
-    contradicting = [sample for same in copies_of_one(samples) if _contradict(samples, same) for sample in same]
+    contradicting = contradicting_copies(samples)
     if contradicting:
         paths = few([samples[index].path for index in contradicting])
         changes.append(f"{len(contradicting):,} images were left out, as their copies are of other classes: {paths}")
@@ -104,5 +104,8 @@ def copies_of_one(samples: Sequence[Sample]) -> list[list[int]]:
     return [same for same in by_bytes.values() if len(same) > 1]
 
 
-def _contradict(samples: Sequence[Sample], same: Sequence[int]) -> bool:
-    return len({samples[index].label for index in same}) > 1
+def contradicting_copies(samples: Sequence[Sample]) -> list[int]:
+    """The indices of samples with equal bytes and different classes."""
+    return [
+        index for same in copies_of_one(samples) if len({samples[each].label for each in same}) > 1 for index in same
+    ]

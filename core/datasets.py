@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from core import cli
 from core.dataspec import DataSpec, add_column_arguments, read_data_arguments
-from core.errors import InputError
+from core.errors import InputError, few
 from core.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def load_manifest(data: DataSpec | Path) -> Manifest:
     Raises:
         InputError: The layout is unknown, something must be mended, or there is only one class.
     """
+    from core.cleaning import contradicting_copies
     from core.survey import survey
 
     spec = DataSpec((data,)) if isinstance(data, Path) else data
@@ -38,6 +39,12 @@ def load_manifest(data: DataSpec | Path) -> Manifest:
         raise InputError(_all_faults(found, found.faults))
     for note in found.notes:
         _log.warning("%s", note)
+    if contradicting := contradicting_copies(found.samples):
+        _log.warning(
+            "%d images are copies of others that have another class: %s; --fix leaves them out",
+            len(contradicting),
+            few([found.samples[index].path for index in contradicting]),
+        )
     manifest = found.manifest()
     if not manifest.grouped:
         _log.warning("%s names no lesions or patients: photos of the same one may be in two splits", manifest.where)

@@ -228,7 +228,26 @@ def test_class_names_that_differ_in_case_or_spaces_are_refused(ham: Path, other:
     if other.strip() == "mel":
         assert load_manifest(ham).classes == ("mel", "nv")
     else:
-        refused(ham, rf"more than case and spaces, but '{other}' \(1 images\) and 'mel' \(7 images\) do not|'m el'")
+        refused(
+            ham,
+            rf"more than case, spaces and a final .0, but '{other}' \(1 images\) and 'mel' \(7 images\) do not|'m el'",
+        )
+
+
+def test_classes_that_differ_as_whole_numbers_and_floats_are_refused(ham: Path) -> None:
+    lines = [(*line[:2], str(n % 2) if n < 12 else f"{n % 2}.0") for n, line in enumerate(LINES)]
+    write_table(ham / "HAM10000_metadata.csv", lines)
+
+    refused(ham, r"but '0' \(6 images\) and '0.0' \(2 images\), '1' \(6 images\) and '1.0' \(2 images\) do not")
+
+
+def test_copies_of_other_classes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for n in range(6):
+        write_image(tmp_path / "ab"[n % 2] / f"{n}.jpg", n)
+    (tmp_path / "b" / "copy.jpg").write_bytes((tmp_path / "a" / "0.jpg").read_bytes())
+
+    assert len(load_manifest(tmp_path)) == 7
+    assert "2 images are copies of others that have another class: a/0.jpg, b/copy.jpg; --fix leaves" in caplog.text
 
 
 def test_several_faults_name_the_command_that_lists_them(ham: Path) -> None:
