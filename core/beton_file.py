@@ -76,10 +76,11 @@ def find_beton(manifest: Manifest, *, image_size: int) -> BetonPixels | None:
         return None
     try:
         pixels = read_pixels(path)
+        if not np.array_equal(pixels.labels, manifest.labels):
+            raise damaged(path, "it has other labels than the images")
     except InputError as error:
         _log.warning("%s It is written again now.", error)
         return None
-    assert np.array_equal(pixels.labels, manifest.labels), f"{path} has other labels than its key says"
     return pixels
 
 

@@ -23,6 +23,7 @@ from core.manifest import Manifest
 pytestmark = pytest.mark.skipif(not beton.HAVE_FFCV, reason="ffcv cannot be imported here")
 
 ROOT = Path(__file__).parents[2]
+_LABEL = np.dtype(beton_file._SAMPLE).itemsize - 8  # bytes before a sample's label, its last field
 IMAGE_SIZE = 64
 SURFACES_S = 10.0  # an error must be told within this time of its fault
 
@@ -167,6 +168,19 @@ def test_damaged_beton_in_the_cache_is_written_again(
     assert beton.ensure_beton(manifest, image_size=IMAGE_SIZE) == damaged
     assert damaged.read_bytes() == written.read_bytes()
     assert "It is written again now." in caplog.text
+
+
+def test_beton_of_other_labels_in_the_cache_is_written_again(
+    manifest: Manifest, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path))
+    damaged = cache_folder(written.parent.name) / written.name
+    content = bytearray(written.read_bytes())
+    start = beton_file._HEADER.itemsize + 2 * beton_file._FIELD.itemsize
+    content[start + _LABEL] ^= 1
+    damaged.write_bytes(content)
+    assert beton_file.find_beton(manifest, image_size=IMAGE_SIZE) is None
+    assert "it has other labels than the images" in caplog.text
 
 
 def test_it_is_read_as_ffcv_reads_it(written: Path) -> None:
