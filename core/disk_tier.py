@@ -65,6 +65,16 @@ class DiskTier(Tier):
         self._uses: Counter[str] = Counter()  # that the index doesn't know of yet
         self._counted = time.monotonic()
         remove_leftovers(folder, older_than_s=_LEFTOVER_S)
+        if sum(_sizes(folder).values()) > limit:  # which was higher before
+            self._shrink()
+
+    def _shrink(self) -> None:
+        try:
+            with self._ledger() as ledger:
+                for key in ledger.shrink():
+                    self._file(key).unlink(missing_ok=True)
+        except OSError as error:
+            self._give_up(error)
 
     def find(self, key: str, kind: Kind) -> Remembered | None:
         try:

@@ -76,5 +76,20 @@ class Ledger:
         self.holdings[key] = holding
         return leaving
 
+    def shrink(self) -> list[str]:
+        """Keeps to a limit that has become lower; what is still being made stays.
+
+        Returns:
+            What leaves.
+        """
+        leaving = []
+        for key, held in sorted(self.holdings.items(), key=lambda item: item[1].priority):
+            if self.used <= self.limit:
+                break
+            if held.whole:
+                del self.holdings[key]
+                leaving.append(key)
+        return leaving
+
     def _priority(self, holding: Holding) -> float:
         return self.clock + holding.uses * holding.saved_s / max(holding.size, 1)

@@ -46,6 +46,22 @@ def test_uses_reach_the_index_with_the_next_set_or_after_a_while(
     assert uses(tmp_path) == {"a": 4, "b": 2}
 
 
+def test_a_lower_limit_holds_for_what_is_there_already(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path, CPU, 10**6)
+    for key in "abc":
+        fill(tier, key)
+    assert tier.find("b", KIND) is not None
+    tier._counted = 0.0
+    tier._note_use("b")
+
+    DiskTier(tmp_path, CPU, 2 * KIND.size)
+    assert len(uses(tmp_path)) == 2
+    DiskTier(tmp_path, CPU, 2 * KIND.size - 1)
+
+    assert [file.name for file in tmp_path.glob("*.act")] == ["b.act"], "what is used most stays longest"
+    assert uses(tmp_path).keys() == {"b"}
+
+
 @pytest.fixture(params=["at once", "item by item"])
 def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sets are read whole, large ones as they are asked for."""
