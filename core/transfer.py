@@ -98,8 +98,10 @@ def _check(url: str, response: "requests.Response") -> None:
         raise BrokenError(f"status {status} {response.reason}".rstrip())
     if status not in (200, 206, 416):
         raise _unreachable(url, f"status {status} {response.reason}".rstrip())
-    if url.startswith("https:") and not response.url.startswith("https:"):
-        raise _unreachable(url, f"a redirection to {shorten(one_line(response.url))}, which isn't encrypted")
+    # An address on the way that isn't encrypted may have been changed, too.
+    plain = [each.url for each in (*response.history, response) if not each.url.startswith("https:")]
+    if url.startswith("https:") and plain:
+        raise _unreachable(url, f"a redirection to {shorten(one_line(plain[0]))}, which isn't encrypted")
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise _unreachable(url, f"a body packed as {shorten(one_line(response.headers['Content-Encoding']))}")
 

@@ -286,3 +286,15 @@ def test_a_redirection_away_from_tls_is_refused(
 
         with pytest.raises(UnreachableError, match="which isn't encrypted"):
             get(secure, tmp_path)
+
+
+def test_a_redirection_away_from_tls_and_back_is_refused(
+    certificate: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.with_suffix(".crt")))
+    with serving({"/set/file": CONTENT}, tls=over_tls(certificate)) as secure:
+        secure.quirks.append(Quirk(status=302, headers={"Location": f"{server.url}/set/file"}))
+        server.always = Quirk(status=302, headers={"Location": f"{secure.url}/set/file"})
+
+        with pytest.raises(UnreachableError, match=rf"a redirection to {server.url}/set/file, which isn't encrypted"):
+            get(secure, tmp_path)
