@@ -173,9 +173,18 @@ def open_table(path: Path) -> Table | None:
     told = _TOLD_DELIMITER.match(text)
     delimiters = told[1] if told else _DELIMITERS
     text = text[told.end() :] if told else text
+    empty = _empty_lines(text)
+    text = text.removeprefix(empty)
+    lines_before = int(bool(told)) + len(io.StringIO(empty, newline="").readlines())
     headers = [_header(text, delimiter, whole=len(start) < _LONGEST_HEADER) for delimiter in delimiters]
     columns, delimiter = max(zip(headers, delimiters, strict=True), key=lambda pair: len(pair[0]))
-    return Table(path, columns, delimiter, encoding, int(bool(told))) if len(columns) > 1 else None
+    return Table(path, columns, delimiter, encoding, lines_before) if len(columns) > 1 else None
+
+
+def _empty_lines(text: str) -> str:
+    """The lines before the first with anything but delimiters, as spreadsheets write empty rows."""
+    empty = text[: len(text) - len(text.lstrip(f"{_DELIMITERS} \r\n"))]
+    return empty[: max(map(empty.rfind, "\r\n")) + 1]
 
 
 def _header(text: str, delimiter: str, *, whole: bool) -> tuple[str, ...]:

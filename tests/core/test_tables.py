@@ -218,6 +218,18 @@ def test_no_bytes_raise_anything_but_our_own_error(tmp_path: Path, head: bytes, 
     assert len(faults) <= 1
 
 
+@pytest.mark.parametrize("before", ["\n", ",,\r\n", "\r", "\r\n , \r\n\r\n", "sep=,\n\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_empty_lines_before_the_header_are_passed_over(tmp_path: Path, before: str, encoding: str) -> None:
+    table = opened(write(tmp_path, f"{before},image,label\n0,a,nv\n1,b,mel\n".encode(encoding)))
+
+    lines, faults = table.read(["image", "label"])
+
+    before_it = len(before.splitlines())
+    assert (table.columns, faults) == (("", "image", "label"), [])
+    assert [(line.number, line["image"]) for line in lines] == [(before_it + 2, "a"), (before_it + 3, "b")]
+
+
 @pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;\r"])
 def test_a_first_line_of_excels_tells_the_delimiter(tmp_path: Path, first: str) -> None:
     table = opened(write(tmp_path, f"{first}\nimage;label, as told\na;nv\nb;mel;\nc\n"))
