@@ -23,9 +23,11 @@ import filelock
 
 from core.artifacts import StudiesFolder, StudyFolder, is_opening, opening_entry
 from core.cache import cache_folder
-from core.errors import LostError
-from core.files import to_json, written_aside
+from core.errors import InputError, LostError
+from core.files import parse_json, to_json, written_aside
 from core.remote import Remote
+from core.shapes import find_misfit
+from core.study_folder import CHECKPOINT_FILE, TRIAL_FOLDER
 from core.trials import COMPLETE_FILE, MODEL_FILE, TrialRecord, complete_fields
 
 _LOOK_S = 1.0  # between two looks whether there is a new checkpoint
@@ -153,11 +155,13 @@ class MirroredStudy(StudyFolder):
         return super().read_trials()
 
     def inherit_checkpoint(self, number: int, generation: int) -> Path:
-        own = super().inherit_checkpoint(number, generation)
-        for before in range(generation - 1, 0, -1):
-            if own.exists() or self._remote.get(self._name(self.checkpoint_file(number, before)), own):
+        own = self.checkpoint_file(number, generation)
+        here = max((before for before, _ in self._checkpoints(number)), default=0)
+        # One of a later owner, who ran it on another machine, has more epochs than what is left here.
+        for before in range(generation - 1, here, -1):
+            if self._remote.get(self._name(self.checkpoint_file(number, before)), own):
                 break
-        return own
+        return super().inherit_checkpoint(number, generation)
 
     def drop_checkpoints(self, number: int) -> None:
         super().drop_checkpoints(number)
@@ -166,8 +170,8 @@ class MirroredStudy(StudyFolder):
 
     def checkpoint_sizes(self) -> dict[int, int]:
         names = self._remote.names(f"{self.name}/running/trial-*.safetensors")
-        numbers = (int(Path(name).name.split(".")[0].removeprefix("trial-")) for name in names)
-        return dict.fromkeys(numbers, 0) | super().checkpoint_sizes()
+        matches = (CHECKPOINT_FILE.match(Path(name).name) for name in names)
+        return {int(match[1]): 0 for match in matches if match} | super().checkpoint_sizes()
 
     @contextmanager
     def sharing(self, checkpoint: Path) -> Iterator[None]:
@@ -229,15 +233,21 @@ class MirroredStudy(StudyFolder):
 
     def _fetch_trials(self) -> None:
         """Brings the copy's trials up to date."""
-        there = {Path(name).parent.name for name in self._remote.names(f"{self.name}/trial-*/{COMPLETE_FILE}")}
+        names = self._remote.names(f"{self.name}/trial-*/{COMPLETE_FILE}")
+        matches = (TRIAL_FOLDER.fullmatch(Path(name).parent.name) for name in names)
+        there = {int(match[1]) for match in matches if match}
         for number, folder in self._trial_folders():
-            if folder.name not in there and super().holds_trial(number):
+            if number not in there and super().holds_trial(number):
                 shutil.rmtree(folder)
-        for name in sorted(there):
-            self._fetch_trial(int(name.removeprefix("trial-")))
+        for number in sorted(there):
+            self._fetch_trial(number)
 
     def _fetch_trial(self, number: int) -> bool:
-        """Fetches what is missing of a trial; false if it isn't whole."""
+        """Fetches what is missing of a trial; false if it isn't whole.
+
+        Raises:
+            InputError: It is damaged.
+        """
         with self._one_at_a_time():
             target, name = self.trial_folder(number), self._remote_trial(number)
             if not super().holds_trial(number):
@@ -246,7 +256,7 @@ class MirroredStudy(StudyFolder):
                     return False
                 if target.is_dir():  # a half, of a process that was killed
                     shutil.rmtree(target)
-                generation = json.loads(complete)["generation"]
+                generation = _generation(complete, where=f"{self._remote.url}/{name}/{COMPLETE_FILE}")
                 with written_aside(target) as aside:
                     for part in _PARTS:
                         self._remote.get(f"{name}/{generation}/{part}", aside / part)
@@ -278,6 +288,15 @@ class _Sender:
             if not self._failed:
                 _log.warning("a checkpoint can't be sent: %s", error)
             self._failed = True
+
+
+def _generation(complete: bytes, *, where: str) -> int:
+    """The owner that a trial's `complete.json` names."""
+    fields = parse_json(complete, where=where)
+    if misfit := find_misfit(fields, {"generation": int}):
+        raise InputError(f"{where} must name the trial's generation, but {misfit}. Restore it or remove its folder.")
+    generation: int = fields["generation"]
+    return generation
 
 
 def _fetch(remote: Remote, root: Path, name: str) -> bool:

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 from core.errors import InputError, LostError, one_line, shorten
 from core.files import written_aside
 
+# fsspec expands them, and for some kinds of URL also where it moves or removes a file: others' files would be hit.
+_WILDCARDS = frozenset("*?[")
+
 _Result = TypeVar("_Result")
 
 
@@ -38,7 +41,8 @@ class Remote:
         url: Such as ``s3://bucket/studies``, ``sftp://host/studies`` or ``file:///mnt/studies``.
 
     Raises:
-        InputError: fsspec doesn't know this kind of URL, or the package that serves it isn't installed.
+        InputError: fsspec doesn't know this kind of URL, the package that serves it isn't installed, or the path looks
+            like a pattern.
     """
 
     def __init__(self, url: str) -> None:
@@ -52,6 +56,11 @@ class Remote:
                 f"`--studies` must be a folder or a URL that fsspec can open, but got --studies {shorten(url)} "
                 f"({shorten(one_line(str(error)))}). Install what it needs, or choose another."
             ) from error
+        if found := _WILDCARDS & set(root):
+            raise InputError(
+                f"`--studies` must have none of {' '.join(sorted(_WILDCARDS))} in the path of a URL, but got --studies "
+                f"{shorten(url)} with {' '.join(sorted(found))}. Choose another."
+            )
         self._root = PurePosixPath(root)
 
     @_named

@@ -19,8 +19,8 @@ from core.files import read_csv, read_json, write_array, write_csv, write_json, 
 from core.shapes import find_misfit
 from core.trials import COMPLETE_FILE, FORMAT, MODEL_FILE, TrialRecord, complete_fields, read_trial
 
-_TRIAL_FOLDER = re.compile(r"trial-([0-9]{4}|[1-9][0-9]{4,8})")  # a number has one name only
-_NUMBER = re.compile(r"trial-(\d{4,9})\.")  # in a checkpoint's name
+TRIAL_FOLDER = re.compile(r"trial-([0-9]{4}|[1-9][0-9]{4,8})")  # a number has one name only
+CHECKPOINT_FILE = re.compile(r"trial-(\d{4,9})\.")  # how its name begins
 _SPLIT_COLUMNS = {"image", "label", "group", "split"}
 
 
@@ -132,7 +132,7 @@ class StudyFolder:
         """Bytes of the resumable states that there are, by number of the trial."""
         sizes: dict[int, int] = {}
         for file in self.running.glob("trial-*.safetensors"):
-            if number := _NUMBER.match(file.name):
+            if number := CHECKPOINT_FILE.match(file.name):
                 sizes[int(number[1])] = sizes.get(int(number[1]), 0) + file.stat().st_size
         return sizes
 
@@ -161,7 +161,7 @@ class StudyFolder:
         """What is named like a trial's folder, by number."""
         if not self.root.is_dir():
             return []
-        matches = [(_TRIAL_FOLDER.fullmatch(path.name), path) for path in self.root.iterdir()]
+        matches = [(TRIAL_FOLDER.fullmatch(path.name), path) for path in self.root.iterdir()]
         return sorted((int(match[1]), path) for match, path in matches if match and path.is_dir())
 
     def write_trial(

@@ -16,7 +16,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from core.artifacts import StudyFolder
 from core.cli import without_password
+from core.errors import InputError
 from core.mirror import MirroredStudies, open_studies
 from ensemble.build import main as build
 from search.clean import build_parser as clean_parser
@@ -302,3 +304,43 @@ def test_a_copy_is_found_again_in_another_process(tmp_path: Path) -> None:
     reopen, arguments = studies.__reduce__()
     again = reopen(*arguments)
     assert (again.root, again.place) == (studies.root, studies.place)
+
+
+def test_the_newest_checkpoint_counts_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(machine: str, generation: int) -> tuple[StudyFolder, Path]:
+        monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path / machine))
+        study = open_studies(f"file://{tmp_path}/bucket").study("a")
+        return study, study.inherit_checkpoint(3, generation)
+
+    for machine, generation, before in (("one", 1, ""), ("other", 2, "1"), ("one", 3, "2"), ("one", 4, "3")):
+        study, file = own(machine, generation)
+        assert (file.read_text() if file.exists() else "") == before
+        with study.sharing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(str(generation))
+
+
+def test_strange_names_at_a_url_are_passed_over(tmp_path: Path) -> None:
+    study = open_studies(f"file://{tmp_path}/bucket").study("a")
+    folder = tmp_path / "bucket" / "a"
+    for name in ("trial-0003-old/complete.json", "running/trial-old.safetensors"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("{}")
+    assert study.read_trials() == []
+    assert study.checkpoint_sizes() == {}
+
+
+@pytest.mark.parametrize("content", ["{half", "{}"])
+def test_a_damaged_trial_at_a_url_is_named(tmp_path: Path, content: str) -> None:
+    study = open_studies(f"file://{tmp_path}/bucket").study("a")
+    file = tmp_path / "bucket" / "a" / "trial-0004" / "complete.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(InputError, match=rf"^file://{re.escape(str(file))} must .*Restore it or remove its folder\.$"):
+        study.read_trials()
+
+
+@pytest.mark.parametrize("url", ["file:///bucket/run[1]", "file:///bucket/a*", "memory://bucket/run[1]"])
+def test_a_url_that_is_a_pattern_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match=r"must have none of \* \? \[ in the path of a URL, but got --studies"):
+        open_studies(url)
