@@ -81,7 +81,10 @@ def remove_leftovers(folder: Path, *, older_than_s: float) -> None:
 
 def leftovers(folder: Path, *, older_than_s: float) -> list[Path]:
     """What processes that were killed had been writing aside in a folder; see `remove_leftovers`."""
-    found = [(path, path.lstat().st_mtime) for path in folder.glob(f".*{_ASIDE}")]
+    found = []
+    for path in folder.glob(f".*{_ASIDE}"):
+        with suppress(FileNotFoundError):  # its writer has just renamed it
+            found.append((path, path.lstat().st_mtime))
     if not found:
         return []
     # By the clock that dates them, which on a server may be minutes from ours.

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InputError
-from core.files import read_csv, read_json, write_csv, write_json, written_aside
+from core.files import leftovers, read_csv, read_json, write_csv, write_json, written_aside
 
 numbers = st.integers(-(10**200), 10**200) | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -94,3 +95,19 @@ def test_a_full_disk_is_told_with_the_file_that_was_being_written(tmp_path: Path
     with pytest.raises(OSError, match="No space left on device") as told:
         write()
     assert told.value.filename == str(tmp_path / "a")
+
+
+def test_a_file_that_its_writer_renames_meanwhile_is_no_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (".a.tmp", ".b.tmp"):
+        (tmp_path / name).touch()
+    lstat = Path.lstat
+
+    def renamed(path: Path) -> os.stat_result:
+        if path.name == ".a.tmp":
+            path.rename(tmp_path / "a")
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", renamed)
+    assert leftovers(tmp_path, older_than_s=0) == [tmp_path / ".b.tmp"]
