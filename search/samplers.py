@@ -1,12 +1,15 @@
 """Which values are tried next, and which trials are ended early."""
 
-from collections.abc import Mapping
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 SAMPLERS = ("tpe", "gp", "random")
 PRUNERS = ("percentile", "median", "hyperband", "none")
@@ -31,7 +34,42 @@ class _TPE(_KnowsItsSpace, TPESampler):
 
 
 class _GP(_KnowsItsSpace, GPSampler):
-    pass
+    """Learns of pruned trials too, which Optuna's own doesn't see: it would go back to what is impossible."""
+
+    _asking = -1
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._asking = trial.number
+        return super().sample_relative(study, trial, search_space)
+
+    def _sample_relative_impl(
+        self,
+        study: Study,
+        completed_trials: list[FrozenTrial],
+        running_trials: list[FrozenTrial],
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        pruned = study._get_trials(deepcopy=False, states=(TrialState.PRUNED,))  # of every bracket, as the others are
+        # A process that died has left its proposal with the trial, which must not keep the next one away from there.
+        others = [trial for trial in running_trials if trial.number != self._asking]
+        seen = [*completed_trials, *_as_complete(pruned, completed_trials)]
+        return super()._sample_relative_impl(study, seen, others, search_space)
+
+
+def _as_complete(pruned: Sequence[FrozenTrial], complete: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Copies of pruned trials, with the value of their best epoch, as complete ones have it.
+
+    What was impossible, whatever it has reported, is as bad as the worst.
+    """
+    values = [max(filter(math.isfinite, trial.intermediate_values.values()), default=math.inf) for trial in pruned]
+    worst = min([*values, *(trial.values[0] for trial in complete)])
+    copies = [copy.copy(trial) for trial in pruned]
+    for each, value in zip(copies, values, strict=True):
+        impossible = value == math.inf or any(violation > 0 for violation in each.constraints.values())
+        each.state, each.values = TrialState.COMPLETE, [worst if impossible else value]
+    return copies
 
 
 def build_sampler(

@@ -1,3 +1,5 @@
+import random
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -84,3 +86,47 @@ def test_names_have_builders() -> None:
         build_sampler(name, RANGES, seed=0)
     for name in PRUNERS:
         build_pruner(name, epochs=3)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_what_was_impossible_is_stayed_away_from(sampler: str) -> None:
+    def propose_after(impossible: int) -> list[float]:
+        study = optuna.create_study(direction="maximize")
+        rng = random.Random(0)
+        for number in range(12 + impossible):
+            exponent = rng.uniform(-5, -2) if number < 12 else rng.uniform(-2, -1)
+            study.enqueue_trial({"lr": 10**exponent, "drop_rate": rng.uniform(0, 0.5)})
+            trial = study.ask(RANGES)
+            trial.set_constraint("infeasible", float(number >= 12))
+            if number < 12:
+                study.tell(trial, exponent)
+            else:
+                study.tell(trial, state=TrialState.PRUNED)
+        proposals = []
+        for seed in range(4):
+            study.sampler = build_sampler(sampler, RANGES, seed=seed)
+            trial = study.ask(RANGES)
+            proposals.append(trial.params["lr"])
+            study.tell(trial, state=TrialState.FAIL)
+        return proposals
+
+    assert sum(lr > 1e-2 for lr in propose_after(0)) >= 2
+    assert max(propose_after(12)) < 1.2e-2
+
+
+def test_a_gaussian_process_learns_of_pruned_trials_as_of_complete_ones() -> None:
+    def propose_after(pruned: bool) -> dict[str, float]:
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+        for number in range(14):
+            trial = study.ask(RANGES)
+            trial.set_constraint("infeasible", 0.0)
+            for epoch, share in enumerate((0.5, 1.0, 0.9)):
+                trial.report(share * trial.params["drop_rate"], epoch)
+            if pruned and number >= 10:
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, trial.params["drop_rate"])
+        study.sampler = build_sampler("gp", RANGES, seed=5)
+        return study.ask(RANGES).params
+
+    assert propose_after(pruned=True) == propose_after(pruned=False)
