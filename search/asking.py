@@ -54,15 +54,18 @@ class Asking:
         Raises:
             FencedError: It has another owner by now.
         """
-        space = self.space.distributions
-        if set(trial.params) == set(space):
+        space, begun = self.space.distributions, trial._get_latest_trial()
+        if set(begun.params) == set(space):
             return
         seed = self.seed(trial.number)
         self.study.sampler = build_sampler(self.sampler, space, seed=seed, beside_others=beside_others)
         # In a study of thousands this takes a while, for which nobody else should have to wait.
-        _ = trial.relative_params
+        not_drawn = {*trial.relative_params, *begun.system_attrs.get("fixed_params", {})}
         with hold.acting():
             for name, distribution in space.items():
+                if name in begun.params and name not in not_drawn and not distribution.single():
+                    # Drawn again and dropped: else the next one would get this one's random number.
+                    self.study.sampler.sample_independent(self.study, begun, name, distribution)
                 trial._suggest(name, distribution)  # as `Study.ask` does
 
 

@@ -328,3 +328,50 @@ class Lost(ScriptedObjective):
 
     def run(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
         raise LostError("The database must answer, but does not.")
+
+
+@pytest.mark.parametrize(("sampler", "finished"), [("tpe", 1), ("random", 1), ("gp", 11)])
+def test_a_trial_whose_process_died_while_it_drew_gets_the_values_that_it_would_have_got(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, finished: int
+) -> None:
+    ranges = {name: FloatDistribution(0, 1) for name in "abcd"} | {"one": FloatDistribution(1, 1)}
+    space = Space(distributions={"one": ranges["one"], **ranges}, known_good=dict.fromkeys("abcd", 0.5) | {"one": 1})
+
+    def draw(folder: Path, dies_after: int = 0) -> dict[str, float]:
+        study = open_study(open_storage(StudiesFolder(folder)), "tiny")
+        asks = Asking(study=study, space=space, sampler=sampler, seed=lambda number: 100 + number)
+        with Crew(FileLeases(StudiesFolder(folder).study("tiny")), device="cpu") as crew:
+
+            def begin() -> Turn:
+                with crew.acting():
+                    turn = next_turn(study, crew, asks, n_trials=99)
+                assert turn is not None
+                return turn
+
+            for _ in range(finished):
+                turn = begin()
+                asks.draw(turn.trial, turn.hold, beside_others=False)
+                study.tell(turn.trial, turn.trial.params["a"])
+                turn.hold.end()
+            turn = begin()
+            suggest, drawn = optuna.Trial._suggest, list[str]()
+
+            def dying(trial: optuna.Trial, name: str, distribution: FloatDistribution) -> float:
+                if len(drawn) == dies_after:
+                    raise KeyboardInterrupt
+                drawn.append(name)
+                value: float = suggest(trial, name, distribution)
+                return value
+
+            if dies_after:
+                monkeypatch.setattr(optuna.Trial, "_suggest", dying)
+                with pytest.raises(KeyboardInterrupt):
+                    asks.draw(turn.trial, turn.hold, beside_others=False)
+                monkeypatch.undo()
+                turn.hold.give_back()
+                turn = begin()
+                assert turn.trial.number == finished
+            asks.draw(turn.trial, turn.hold, beside_others=False)
+            return turn.trial.params
+
+    assert draw(tmp_path / "disturbed", dies_after=3) == draw(tmp_path / "undisturbed")
