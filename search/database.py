@@ -18,6 +18,9 @@ from core.errors import InputError, LostError, one_line, shorten
 DRIVER = "postgresql+psycopg"
 PATIENCE_S = 60.0  # a database that is started anew is waited for
 _POLL_S = 1.0
+# Classes of PostgreSQL's SQLSTATE (its manual, appendix A): broken connections, a standby that is not yet the primary,
+# too little disk, memory or connections, and shutting down.
+_PASSING = ("08", "25006", "53", "57P0")
 
 
 def parse_url(url: str) -> URL:
@@ -98,7 +101,7 @@ _TABLES = tuple(
 
 
 def _wait_for_it(engine: sqlalchemy.Engine, name: str) -> None:
-    """From now on, a database that refuses connections is waited for, and one that doesn't come back is named."""
+    """From now on, a database that refuses connections is waited for, and one that can't be used is named."""
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Dialect, record: Any, args: Any, parameters: dict[str, Any]) -> Any:
@@ -113,12 +116,20 @@ def _wait_for_it(engine: sqlalchemy.Engine, name: str) -> None:
 
     @event.listens_for(engine, "handle_error")
     def name_it(context: ExceptionContext) -> None:
-        if context.is_pre_ping or not (context.is_disconnect or context.connection is None):
+        if context.is_pre_ping:
             return
-        raise LostError(
-            f"The database must answer, but {name} does not ({_reason(context.original_exception)}). Start it; the "
-            "same command continues."
-        )
+        if _passes(context.original_exception):
+            context.is_disconnect = True  # the next connection may lead to another server
+        if context.is_disconnect or context.connection is None:
+            raise LostError(
+                f"The database must answer and be one that can be written to, but {name} is not now "
+                f"({_reason(context.original_exception)}). Start it; the same command continues."
+            )
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether the server says that it can't be used as it is now, and not that something is wrong with a statement."""
+    return str(getattr(error, "sqlstate", None)).startswith(_PASSING)
 
 
 def _reason(error: BaseException) -> str:

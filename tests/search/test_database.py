@@ -14,17 +14,18 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from core.artifacts import StudyFolder
 from core.cli import without_password
-from core.errors import InputError
+from core.errors import InputError, LostError
 from core.mirror import MirroredStudies, open_studies
 from ensemble.build import main as build
 from search.clean import build_parser as clean_parser
 from search.clean import main as clean
 from search.crew import Crew, FencedError
-from search.database import open_database, shown
+from search.database import open_database, parse_url, shown
 from search.database_leases import DatabaseLeases
 from search.leases import Lease, Worker
 from search.status import build_parser as status_parser
@@ -344,3 +345,29 @@ def test_a_damaged_trial_at_a_url_is_named(tmp_path: Path, content: str) -> None
 def test_a_url_that_is_a_pattern_is_refused(url: str) -> None:
     with pytest.raises(InputError, match=r"must have none of \* \? \[ in the path of a URL, but got --studies"):
         open_studies(url)
+
+
+def test_a_standby_is_waited_for_until_it_can_be_written_to(database: Server) -> None:
+    url = f"{database.url}?application_name=standby"
+    storage, leases = open_database(url), DatabaseLeases(url, "tiny")
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    admin = sqlalchemy.create_engine(parse_url(database.url), isolation_level="AUTOCOMMIT")
+
+    def run(*statements: str) -> None:
+        with admin.connect() as connection:
+            for statement in ("SET default_transaction_read_only = off", *statements):
+                connection.execute(sqlalchemy.text(statement))
+
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'standby'"
+    run("ALTER DATABASE postgres SET default_transaction_read_only = on", end)
+    try:
+        for write in (lambda: trial.report(0.5, 0), lambda: leases.remove(3)):
+            with pytest.raises(LostError, match=r"can be written to, but .* is not now \(cannot execute .* read-only"):
+                write()
+    finally:
+        run("ALTER DATABASE postgres RESET default_transaction_read_only")  # and leaves the connections as they are
+        admin.dispose()
+    trial.report(0.5, 0)
+    leases.remove(3)
+    assert study.trials[0].intermediate_values == {0: 0.5}
