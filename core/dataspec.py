@@ -27,6 +27,9 @@ class Columns:
         return bool(self.image or self.label or self.group)
 
 
+NO_COLUMNS = Columns()
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """Where labelled images are, as the user says it.
@@ -37,7 +40,7 @@ class DataSpec:
     """
 
     places: tuple[Path, ...]
-    columns: Columns = Columns()
+    columns: Columns = NO_COLUMNS
 
     def __post_init__(self) -> None:
         real = [os.path.realpath(place) for place in self.places]

@@ -87,8 +87,9 @@ def main(args: argparse.Namespace) -> int:
     config = read_config(args, arch)
     weights = resolve_weights(args.weights, arch)
     learner = build_learner(config, arch=arch, weights=weights)
-    found = find_unlabelled(args.data, flag="--data")
-    study = find_study(read_study(args), seed=args.seed, named=bool(args.labelled))
+    spec = read_study(args)
+    found = find_unlabelled(args.data, flag="--data", columns=spec.columns)
+    study = find_study(spec, seed=args.seed, named=bool(args.labelled))
     study.refuse_weights(weights)
     images = study.leave_out(found)
     if len(images) < 2:

@@ -10,7 +10,7 @@ import torch
 from core.archs import Arch
 from core.cli import write
 from core.datasets import load_manifest
-from core.dataspec import DataSpec
+from core.dataspec import NO_COLUMNS, Columns, DataSpec
 from core.errors import InputError, counted, few
 from core.loaders import open_files
 from core.manifest import Manifest
@@ -30,10 +30,12 @@ class Study:
     Attributes:
         manifest: Its labelled images.
         split: Their parts.
+        columns: What the user calls the columns of their tables.
     """
 
     manifest: Manifest
     split: Split
+    columns: Columns = NO_COLUMNS
 
     @cached_property
     def sealed_rows(self) -> npt.NDArray[np.int64]:
@@ -42,7 +44,7 @@ class Study:
 
     def apart_from(self, images: Unlabelled) -> list[str]:
         """Hash of each image, of whatever part, whose lesion none of some images shows."""
-        rows = rows_apart(images, self.manifest)
+        rows = rows_apart(images, self.manifest, self.columns)
         return [self.manifest.sha256[row] for row in rows.tolist()]
 
     def refuse_weights(self, weights: Weights) -> None:
@@ -59,7 +61,7 @@ class Study:
             f"study: {self.manifest.where}, {counted(len(self.manifest), 'image')} of "
             f"{counted(len(self.manifest.classes), 'class')} ({few(self.manifest.classes)})"
         )
-        left, told = leave_out(images, self.manifest, self.sealed_rows)
+        left, told = leave_out(images, self.manifest, self.sealed_rows, self.columns)
         write(told)
         return left
 
@@ -90,7 +92,7 @@ def find_study(spec: DataSpec, *, seed: int, named: bool) -> Study:
     """
     try:
         manifest = load_manifest(spec)
-        return Study(manifest=manifest, split=split_manifest(manifest, seed=seed))
+        return Study(manifest=manifest, split=split_manifest(manifest, seed=seed), columns=spec.columns)
     except InputError as error:
         if named:
             raise

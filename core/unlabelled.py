@@ -8,10 +8,11 @@ Legend: N images.
 """
 
 import hashlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from core.dataspec import NO_COLUMNS, Columns
 from core.duplicates import find_pairs
 from core.errors import InputError, counted, few
 from core.inspection import inspect_images, refuse_unreadable
@@ -51,12 +53,14 @@ class Unlabelled:
         phashes: Perceptual hash of each, as `core.inspection.ImageReport.phash`.
         names: What the lesion and the patient of each are called by tables beside the images, and the photo by the
             ISIC Archive. Images that share one belong together.
+        places: All files of the same bytes, absolute, `files` among them.
     """
 
     files: tuple[Path, ...]
     sha256: tuple[str, ...]
     phashes: tuple[str, ...]
     names: tuple[frozenset[str], ...]
+    places: tuple[tuple[Path, ...], ...]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -74,10 +78,11 @@ class Unlabelled:
             sha256=_at(self.sha256, places),
             phashes=_at(self.phashes, places),
             names=_at(self.names, places),
+            places=_at(self.places, places),
         )
 
 
-def find_unlabelled(folder: Path, *, flag: str) -> Unlabelled:
+def find_unlabelled(folder: Path, *, flag: str, columns: Columns = NO_COLUMNS) -> Unlabelled:
     """All images below a folder, whatever else is there; labels are not looked for.
 
     Tables with a column of images and one of lesions or patients are read, so that these stay together. Masks are
@@ -86,6 +91,7 @@ def find_unlabelled(folder: Path, *, flag: str) -> Unlabelled:
     Args:
         folder: Where they are.
         flag: What the user names it with.
+        columns: What the user calls the columns of tables.
 
     Raises:
         InputError: There is no such folder, it holds no image, an image can't be read, or a table contradicts itself.
@@ -101,18 +107,21 @@ def find_unlabelled(folder: Path, *, flag: str) -> Unlabelled:
     reports = dict(zip(images, inspect_images(files), strict=True))
     first: dict[str, str] = {}  # by hash
     originals = {image: first.setdefault(report.sha256, image) for image, report in reports.items()}
-    names, faults = _read_names(listing, _OneOfCopies(listing.root, originals))
+    names, faults = _read_names(listing, _OneOfCopies(listing.root, originals), columns)
     if faults:
         raise InputError(" ".join(faults))
     ids: defaultdict[str, set[str]] = defaultdict(set)
+    places: defaultdict[str, list[Path]] = defaultdict(list)
     for image, original in originals.items():
         ids[original] |= {isic_id(image)} - {""}
+        places[original].append(listing.root / image)
     kept = [image for _, image in sorted(first.items())]
     return Unlabelled(
         files=tuple(listing.root / image for image in kept),
         sha256=tuple(reports[image].sha256 for image in kept),
         phashes=tuple(reports[image].phash for image in kept),
         names=tuple(names.get(image, frozenset()) | ids[image] for image in kept),
+        places=tuple(tuple(places[image]) for image in kept),
     )
 
 
@@ -133,9 +142,9 @@ class _OneOfCopies(ImageNames):
         return list(dict.fromkeys(self._originals[image] for image in found))
 
 
-def _read_names(listing: Listing, names: ImageNames) -> tuple[dict[str, frozenset[str]], list[str]]:
+def _read_names(listing: Listing, names: ImageNames, columns: Columns) -> tuple[dict[str, frozenset[str]], list[str]]:
     """All names by which tables call the lesion and the patient of an image, by the image; and what is wrong."""
-    said = read_groups(listing, names)
+    said = read_groups(listing, names, columns)
     joined, _ = connect(said.of)
     of_group: defaultdict[str, set[str]] = defaultdict(set)
     for image, group in joined.items():
@@ -172,13 +181,16 @@ def refuse_weights_that_know(
     refuse_known(weights.apart, origin=weights.origin, sha256=sha256, names=names, parts=parts, way_out=way_out)
 
 
-def leave_out(images: Unlabelled, manifest: Manifest, rows: Rows) -> tuple[Unlabelled, str]:
+def leave_out(
+    images: Unlabelled, manifest: Manifest, rows: Rows, columns: Columns = NO_COLUMNS
+) -> tuple[Unlabelled, str]:
     """The images that show no lesion of some rows.
 
     Args:
         images: Unlabelled ones, which may be the manifest's own or others.
         manifest: The labelled images of a study.
         rows: Those that nothing may learn from; all other rows of their lesions are kept away too.
+        columns: What the user calls the columns of the study's tables.
 
     Returns:
         What is left, and a sentence on what is not.
@@ -188,10 +200,12 @@ def leave_out(images: Unlabelled, manifest: Manifest, rows: Rows) -> tuple[Unlab
     """
     joined_N = joined_groups(manifest)
     rows = np.flatnonzero(np.isin(joined_N, joined_N[rows]))
-    barred_N = copies_N = _shows_one_of(images, _of_rows(manifest, rows))
+    said = _said_by_study(images, manifest, columns)
+    known = _with_names(images, said)
+    barred_N = copies_N = _shows_one_of(known, _of_rows(manifest, rows, said))
     new_N = barred_N
     while new_N.any():  # a copy of a photo of a sealed lesion shows it too
-        new_N = _shows_one_of(images, images.only(new_N)) & ~barred_N
+        new_N = _shows_one_of(known, known.only(new_N)) & ~barred_N
         barred_N = barred_N | new_N
     if barred_N.all():
         raise InputError(
@@ -205,32 +219,67 @@ def leave_out(images: Unlabelled, manifest: Manifest, rows: Rows) -> tuple[Unlab
     return images.only(~barred_N), told
 
 
-def rows_apart(images: Unlabelled, manifest: Manifest) -> Rows:
-    """The rows of lesions that none of some images shows, sorted."""
+def rows_apart(images: Unlabelled, manifest: Manifest, columns: Columns = NO_COLUMNS) -> Rows:
+    """The rows of lesions that none of some images shows, sorted; arguments as for `leave_out`."""
     every, joined_N = np.arange(len(manifest)), joined_groups(manifest)
-    shown_N = _shows_one_of(_of_rows(manifest, every), images)
+    said = _said_by_study(images, manifest, columns)
+    shown_N = _shows_one_of(_of_rows(manifest, every, said), _with_names(images, said))
     return every[~np.isin(joined_N, joined_N[shown_N])]
 
 
-def _of_rows(manifest: Manifest, rows: Rows) -> Unlabelled:
-    """The images of some rows, as if nobody had labelled them."""
+def _said_by_study(images: Unlabelled, manifest: Manifest, columns: Columns) -> dict[str, frozenset[str]]:
+    """What the study's tables call the lesion and the patient of its images and of others, by the real path.
+
+    A manifest has one name for each lesion, that of its patient if there is one; tables may say more, also of images
+    that nobody has labelled. Of those that don't lie below the study's folders they speak by names that only one has.
+    """
+    said: defaultdict[str, frozenset[str]] = defaultdict(frozenset)
+    places = [place for several in images.places for place in several]
+    for root in filter(Path.is_dir, manifest.roots):
+        listings = [list_folder(root)]
+        top = Path(root.anchor)
+        elsewhere = [place.relative_to(top).as_posix() for place in places if not _is_below(place, root)]
+        if elsewhere:
+            # Read from the top, so that a table may also say by a path where they are.
+            tables = tuple((root / table).relative_to(top).as_posix() for table in listings[0].tables)
+            listings.append(Listing(top, images=tuple(elsewhere), tables=tables))
+        for listing in listings:
+            # What is wrong has been told before.
+            names, _ = _read_names(listing, ImageNames(listing.root, listing.images), columns)
+            for image, called in names.items():
+                said[os.path.realpath(listing.root / image)] |= called
+    return said
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
+
+
+def _with_names(images: Unlabelled, said: Mapping[str, frozenset[str]]) -> Unlabelled:
+    """Images with what is said of any of their files besides."""
+    return replace(
+        images,
+        names=tuple(
+            own.union(*(said.get(os.path.realpath(place), ()) for place in places))
+            for own, places in zip(images.names, images.places, strict=True)
+        ),
+    )
+
+
+def _of_rows(manifest: Manifest, rows: Rows, said: Mapping[str, frozenset[str]]) -> Unlabelled:
+    """The images of some rows, as if nobody had labelled them, with what is said of them."""
     chosen = rows.tolist()
-    said: dict[Path, frozenset[str]] = {}
-    for root in manifest.roots:
-        if root.is_dir():
-            # A manifest has one name for each lesion, that of its patient if there is one; tables may say more.
-            listing = list_folder(root)
-            names, _ = _read_names(listing, ImageNames(root, listing.images))  # what is wrong has been told before
-            said |= {root / image: called for image, called in names.items()}
     files, groups = [manifest.file(row) for row in chosen], _at(manifest.groups, chosen)
     ids = [isic_id(path) for path in _at(manifest.paths, chosen)]
     own = [{group, _SET.sub("", group), name} - {""} for group, name in zip(groups, ids, strict=True)]
-    return Unlabelled(
+    rows_alone = Unlabelled(
         files=tuple(files),
         sha256=_at(manifest.sha256, chosen),
         phashes=_at(manifest.phashes, chosen),
-        names=tuple(said.get(file, frozenset()) | called for file, called in zip(files, own, strict=True)),
+        names=tuple(map(frozenset, own)),
+        places=tuple((file,) for file in files),
     )
+    return _with_names(rows_alone, said)
 
 
 def _shows_one_of(images: Unlabelled, others: Unlabelled) -> BoolArray:

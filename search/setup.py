@@ -201,7 +201,8 @@ def prepare(settings: Settings) -> Setup:
     )
     unlabelled = None
     if settings.unlabelled is not None:
-        unlabelled, told = leave_out(find_unlabelled(settings.unlabelled, flag="--unlabelled"), manifest, sealed)
+        found = find_unlabelled(settings.unlabelled, flag="--unlabelled", columns=data.columns)
+        unlabelled, told = leave_out(found, manifest, sealed, data.columns)
         _log.info("unlabelled images: %s", told)
         space = with_unlabelled(space)
     return Setup(

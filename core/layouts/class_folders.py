@@ -56,11 +56,12 @@ def class_folders(listing: Listing, columns: Columns) -> Recognised | None:
     images = _find_classes(paths)
     labelled = [image for image in images if image.label]
     classes = {image.label for image in labelled}
-    if not classes or (len(classes) == 1 and _unknown_tables(listing)):
+    names = ImageNames(listing.root, paths)
+    if not classes or (len(classes) == 1 and _unknown_tables(listing, names)):
         return None
     refuse_two_levels([image.folders for image in labelled])
     refuse_roles(classes)
-    groups = read_groups(listing, ImageNames(listing.root, paths))
+    groups = read_groups(listing, names)
     group_of, joined = connect(groups.of)
     roles = {image.role for image in labelled}
     split = len(roles) > 1
@@ -74,7 +75,7 @@ def class_folders(listing: Listing, columns: Columns) -> Recognised | None:
         ],
         unlabelled=[image.path for image in images if not image.label],
         faults=groups.faults,
-        notes=[*masks, *groups.notes, *joined, *_deeper_folders(labelled, groups), *_other_tables(listing)],
+        notes=[*masks, *groups.notes, *joined, *_deeper_folders(labelled, groups), *_other_tables(listing, names)],
     )
 
 
@@ -131,16 +132,16 @@ def _inwards(image: _Image, role: str = "") -> _Image:
     return _Image(image.path, image.folders[1:], role or image.role)
 
 
-def _unknown_tables(listing: Listing) -> list[Table]:
+def _unknown_tables(listing: Listing, names: ImageNames) -> list[Table]:
     """The tables that don't say groups."""
-    groups = find_group_tables(listing)
+    groups = find_group_tables(listing, names)
     tables = filter(None, map(listing.table, listing.tables))
     return [table for table in tables if table not in groups]
 
 
-def _other_tables(listing: Listing) -> list[str]:
-    names = [f"{table.name} ({', '.join(table.columns)})" for table in _unknown_tables(listing)]
-    return [f"tables that tell no image's class or lesion are passed over: {few(names)}"] if names else []
+def _other_tables(listing: Listing, names: ImageNames) -> list[str]:
+    others = [f"{table.name} ({', '.join(table.columns)})" for table in _unknown_tables(listing, names)]
+    return [f"tables that tell no image's class or lesion are passed over: {few(others)}"] if others else []
 
 
 def _reason(num_classes: int, roles: Sequence[str], groups: Groups) -> str:

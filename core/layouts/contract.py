@@ -14,7 +14,12 @@ from core.errors import few
 from core.listing import Listing
 
 TRAIN, VAL, TEST = "train", "val", "test"
-LABELS = ("label", "class", "diagnosis", "dx", "target", "category", "y", "diagnostic")  # usual names of such columns
+# Usual names of columns: of images, by file name, path or id, and of classes.
+IMAGES = (
+    *("path", "file", "filename", "file_name", "filepath", "file_path"),
+    *("image", "image_id", "image_path", "image_name", "img", "img_id", "isic_id", "id"),
+)
+LABELS = ("label", "class", "diagnosis", "dx", "target", "category", "y", "diagnostic")
 _ROLES = {
     **dict.fromkeys(("train", "training", "trainset"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "valset", "dev", "eval"), VAL),

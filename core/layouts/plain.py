@@ -4,15 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from core.errors import InputError, few
-from core.layouts.contract import LABELS, Columns
+from core.layouts.contract import IMAGES, LABELS, Columns
 from core.layouts.image_names import ImageNames
 from core.layouts.labels import Reading, read_lines
 from core.tables import Line, Table
-
-_IMAGES = (
-    *("path", "file", "filename", "file_name", "filepath", "image", "image_id", "image_path", "image_name"),
-    *("img", "img_id", "isic_id", "id"),
-)
 
 
 def plain_table(path: str, table: Table, columns: Columns, images: ImageNames) -> Reading | None:
@@ -52,7 +47,7 @@ def plain_table(path: str, table: Table, columns: Columns, images: ImageNames) -
 def _guess(table: Table, columns: Columns) -> tuple[list[str], str]:
     """The columns that may name the images, and that of classes; as the user named them, else by their usual names."""
     named = {name.lower() for name in (columns.image, columns.label, columns.group) if name}
-    images = [name for name in _IMAGES if table.has(name) and name not in named]
+    images = [name for name in IMAGES if table.has(name) and name not in named]
     candidates = [columns.image] if columns.image else images
     named.update(candidates if len(candidates) == 1 else ())
     return candidates, columns.label or next((name for name in LABELS if table.has(name) and name not in named), "")

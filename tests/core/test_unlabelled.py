@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from core.datasets import load_manifest
-from core.dataspec import DataSpec
+from core.dataspec import Columns, DataSpec
 from core.errors import InputError
 from core.manifest import Manifest
 from core.splits import joined_groups, split_manifest
@@ -228,3 +228,61 @@ def test_lesions_joined_as_near_duplicates_stay_together(study):
     left, _ = leave_out(find(study.roots[0]), study, rows[:1])
     gone = {study.sha256[row] for row in np.flatnonzero(joined == joined[rows[0]])}
     assert set(study.sha256) - set(left.sha256) == gone
+
+
+def write_patients(folder: Path, header: str) -> Path:
+    """Two photos each of 24 patients, of which one is diagnosed, and a table of all of them."""
+    lines = [header]
+    for patient in range(24):
+        for number, part in enumerate(("diagnosed", "undiagnosed")):
+            write_image(folder / part / f"photo{patient}_{number}.jpg", 2 * patient + number)
+            label = "" if number else ("mel", "nv")[patient % 2]
+            lines.append(f"{part}/photo{patient}_{number}.jpg,P{patient},{label}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    return folder / "metadata.csv"
+
+
+def patients_of(names: set[str]) -> set[str]:
+    return {Path(name).stem.rpartition("_")[0] for name in names}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_the_studys_tables_say_of_images_without_labels_counts(tmp_path, moved):
+    manifest = load_manifest(write_patients(tmp_path / "study", "image,patient_id,diagnosis"))
+    rows, pool = sealed(manifest), tmp_path / "study" / "undiagnosed"
+    if moved:
+        pool = pool.rename(tmp_path / "undiagnosed")
+    images = find(pool)
+    assert images.names == (frozenset(),) * 24
+    left, told = leave_out(images, manifest, rows)
+    held = patients_of({manifest.paths[row] for row in rows.tolist()})
+    assert held
+    assert not held & patients_of(names_in(left, pool))
+    assert told.startswith(f"{len(held)} images of 24 left out")
+    assert rows_apart(left, manifest).tolist() == rows.tolist()
+
+
+def test_what_the_studys_table_says_of_one_copy_holds_for_the_other(tmp_path):
+    manifest = load_manifest(write_patients(tmp_path, "image,patient_id,diagnosis"))
+    rows, pool = sealed(manifest), tmp_path / "undiagnosed"
+    for file in sorted(pool.iterdir()):
+        shutil.copy(file, pool / f"a{file.name}")  # the first of the two
+    left, _ = leave_out(find(pool), manifest, rows)
+    assert len(left) == 24 - len(rows)
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("img_id,patient_id,diagnosis", Columns()),
+        ("id,patient_id,diagnosis", Columns()),
+        ("photo,patient_id,diagnosis", Columns(image="photo")),
+        ("image,Person,diagnosis", Columns(group="person")),
+    ],
+)
+@pytest.mark.parametrize("part", ["", "undiagnosed"])
+def test_a_table_groups_images_without_labels_by_the_columns_that_group_labelled_ones(tmp_path, header, columns, part):
+    manifest = load_manifest(DataSpec((write_patients(tmp_path, header),), columns))
+    rows, pool = sealed(manifest), tmp_path / part
+    left, _ = leave_out(find_unlabelled(pool, flag="--data", columns=columns), manifest, rows, columns)
+    assert not patients_of({manifest.paths[row] for row in rows.tolist()}) & patients_of(names_in(left, pool))

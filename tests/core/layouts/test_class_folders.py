@@ -470,3 +470,13 @@ def test_accents_of_a_mac_are_those_of_others(tmp_path: Path) -> None:
     assert {row.path: row.label for row in found.rows} == dict(
         zip(images, ("N\u00e4vus", "N\u00e4vus", "mel"), strict=True)
     )
+
+
+def test_a_column_id_that_names_no_image_is_not_taken_for_theirs(tmp_path: Path) -> None:
+    write_class_folders(tmp_path)
+    (tmp_path / "patients.csv").write_text("id,case\nfirst,P1\nsecond,P2\n")
+
+    found = class_folders(list_folder(tmp_path), Columns())
+
+    assert found is not None
+    assert found.notes == ["tables that tell no image's class or lesion are passed over: patients.csv (id, case)"]
