@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from core.archs import Arch, resolve_arch
 from core.cli import Parser, run, write
-from core.errors import InputError
+from core.errors import InputError, counted, few
 
 # torch and timm take seconds to import and --help must not: they are imported inside functions.
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def _size_of(weights: "Weights") -> int:
 
 def _load_backbone(backbone: "nn.Module", head_name: str, weights: "Weights", arch: Arch) -> None:
     """Loads every tensor but the head's; names and shapes must agree, counters of batches aside."""
+    import torch
+
     expected = {name: tensor for name, tensor in backbone.state_dict().items() if not _is_optional(name, head_name)}
     given = {name: tensor for name, tensor in weights.state.items() if not _is_optional(name, head_name)}
     faults = [f"lacks {name}" for name in sorted(expected.keys() - given.keys())]
@@ -160,6 +162,12 @@ def _load_backbone(backbone: "nn.Module", head_name: str, weights: "Weights", ar
             "Give weights of this architecture, or none."
         )
     backbone.load_state_dict(given, strict=False)
+    loaded = backbone.state_dict()  # by now of types that can be asked
+    if wrong := [name for name in sorted(given) if not torch.isfinite(loaded[name]).all()]:
+        raise InputError(
+            f"`weights` must be finite numbers, but what comes from {weights.origin} has NaN or infinity in "
+            f"{counted(len(wrong), 'tensor')}: {few(wrong)}. Give the file of an earlier epoch, or other weights."
+        )
 
 
 def _fit_to_images(backbone: "nn.Module", arch: Arch) -> None:

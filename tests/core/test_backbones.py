@@ -106,6 +106,15 @@ def test_weights_without_tensors_start_from_random_ones(tiny):
     assert torch.equal(empty.backbone.conv_stem.weight, none.backbone.conv_stem.weight)
 
 
+@pytest.mark.parametrize(("number", "dtype"), [(torch.nan, torch.float32), (torch.inf, torch.float16)])
+def test_weights_that_are_no_numbers_are_refused_by_the_name_of_the_tensor(tiny, number, dtype):
+    weights = random_weights("test_efficientnet")
+    state = {**weights.state, "conv_stem.weight": torch.full_like(weights.state["conv_stem.weight"], number).to(dtype)}
+    match = r"must be finite numbers, but .* has NaN or infinity in 1 tensor: conv_stem\.weight\. Give"
+    with pytest.raises(InputError, match=match):
+        build_classifier(tiny, num_classes=7, weights=dataclasses.replace(weights, state=state), seed=0)
+
+
 def test_weights_of_another_architecture_are_refused(tiny):
     match = "`weights` must fit test_efficientnet, but what comes from a test's test_resnet lacks .* more disagreements"
     with pytest.raises(InputError, match=match):
