@@ -9,12 +9,13 @@ from pathlib import Path
 
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from core import hub
 from core.archs import Arch, pretrained_cfg
 from core.carried import CARRIED, Carried
-from core.errors import InputError
+from core.errors import InputError, shorten
 from core.files import write_tensors
 from core.weight_files import read_weight_file
 
@@ -159,11 +160,18 @@ def explain_missing(arch: Arch) -> str:
 
 
 def _read_timm_file(arch: Arch, origin: str, file: Path) -> Weights:
-    """Lets timm load its own file, as many of its models rename or resize tensors on the way in."""
+    """Lets timm load its own file, as many of its models rename or resize tensors on the way in.
+
+    Raises:
+        HubError: The file is damaged.
+    """
     # Building the model draws random numbers, of which the caller's are not to be taken.
     with torch.random.fork_rng(devices=[]):
         overlay = {"file": str(file), "custom_load": False}
-        model = timm.create_model(arch.full_name, pretrained=True, pretrained_cfg_overlay=overlay)
+        try:
+            model = timm.create_model(arch.full_name, pretrained=True, pretrained_cfg_overlay=overlay)
+        except (SafetensorError, OSError) as error:
+            raise hub.HubError(f"{file} is damaged ({shorten(str(error))}); remove it to fetch it anew") from error
     license_name = pretrained_cfg(arch.full_name).license
     return Weights(state=model.state_dict(), origin=origin, tag=arch.weight_tag, license=license_name)
 

@@ -166,6 +166,16 @@ def test_auto_falls_back_to_a_package_where_the_download_breaks_off(monkeypatch,
     assert "timm/mobilenetv2_100.ra_in1k on the Hugging Face hub failed" in caplog.text
 
 
+def test_auto_passes_over_a_file_in_the_cache_that_is_cut_short_and_names_it(tmp_path, caplog):
+    arch = resolve_arch(TINY)
+    put_in_cache(tmp_path / "cache", f"timm/{arch.full_name}", timm.create_model(TINY, pretrained=False).state_dict())
+    file = hub.cached_file(f"timm/{arch.full_name}")
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=f"`weights` must be found for {TINY}"):
+        resolve_weights("auto", arch)
+    assert f"{file} is damaged" in caplog.text
+
+
 def test_without_any_source_the_error_lists_the_ways_out():
     with pytest.raises(InputError, match="`weights` must be found for resnet18") as caught:
         resolve_weights("auto", resolve_arch("resnet18"))
