@@ -86,8 +86,8 @@ def _read_torch(path: Path) -> Any:
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    for wrapper in WRAPPERS:
-        if all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    # In whatever order they were put on: DataParallel around torch.compile, or the other way round.
+    while wrapper := next((each for each in WRAPPERS if all(name.startswith(each) for name in tensors)), ""):
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     # Copied, because tensors of a PyTorch file may share memory, which a safetensors file cannot.
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}

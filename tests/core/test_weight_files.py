@@ -38,7 +38,9 @@ def test_a_safetensors_file_is_known_by_its_content_and_gives_its_metadata(tmp_p
     assert facts == {"arch": "resnet18"}
 
 
-@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "backbone.", "module._orig_mod.backbone."])
+@pytest.mark.parametrize(
+    "wrapper", ["", "module.", "_orig_mod.", "backbone.", "module._orig_mod.backbone.", "_orig_mod.module."]
+)
 @pytest.mark.parametrize("keys", [(), ("state_dict",), ("model",), ("state_dict", "model")])
 def test_a_torch_file_may_wrap_names_and_nest_its_state_dict(tmp_path, wrapper, keys):
     content: dict = {wrapper + name: tensor for name, tensor in TENSORS.items()}
