@@ -6,7 +6,7 @@ import ctypes
 import math
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+# Names of what a control group may take and has taken, and of its pages of files in `memory.stat`.
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_NO_LIMIT = 1 << 60  # v1 writes the largest number of whole pages where there is none
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -94,19 +99,36 @@ def free_memory(device: torch.device) -> int:
     return int(min(psutil.virtual_memory().available, left_in_group()))
 
 
-def left_in_group(group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that a control group (v2) may still take; infinite without a limit.
+def left_in_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Bytes that the control groups (v1 or v2) of this process may still take; infinite without a limit.
 
     Args:
-        group: Where the system shows it; in a container its own lies at the root.
+        root: Where the system shows all groups; in a container its own lies at the root.
+        own: Where it says which of them are those of this process.
     """
+    left = _left(root, _V2)
+    with suppress(OSError, ValueError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            top, files = (root / "memory", _V1) if controllers else (root, _V2)
+            # Those above it have limits, too: Slurm limits a job, and a process lies in the group of a step of it.
+            group = Path(os.path.normpath(path)).relative_to("/")
+            left = min([left, *(_left(top / each, files) for each in (group, *group.parents))])
+    return left
+
+
+def _left(group: Path, names: tuple[str, str, str]) -> float:
+    """Bytes that one control group may still take."""
+    most, taken, files = names
     try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit == "max":
+        limit = (group / most).read_text().strip()
+        if limit == "max" or int(limit) >= _NO_LIMIT:
             return math.inf
-        taken = int((group / "memory.current").read_text())
+        used = int((group / taken).read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return max(0, int(limit) - taken + int(stat.get("inactive_file", 0)))  # pages of files that make room
+        return max(0, int(limit) - used + int(stat.get(files, 0)))  # pages of files that make room
     except (OSError, ValueError):  # another kind of system, or the machine's own group, which has no limit
         return math.inf
 

@@ -74,6 +74,34 @@ def test_a_control_group_leaves_what_its_limit_allows(files: dict[str, str], lef
     assert left_in_group(tmp_path) == left
 
 
+@pytest.mark.parametrize(
+    ("own", "folder", "names", "none"),
+    [
+        ("0::/slurm/job_7/step_0", "slurm", ("memory.max", "memory.current", "inactive_file"), "max"),
+        (
+            "9:name=systemd:/x\n4:cpu,memory:/slurm/job_7/step_0\n0::/",
+            "memory/slurm",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            "9223372036854771712",
+        ),
+    ],
+    ids=["v2", "v1"],
+)
+def test_the_least_of_what_a_jobs_group_and_those_around_it_allow_counts(
+    own: str, folder: str, names: tuple[str, str, str], none: str, tmp_path: Path
+) -> None:
+    most, taken, files = names
+    for group, limit in (("", "9000"), ("job_7", "1000"), ("job_7/step_0", none)):
+        (tmp_path / folder / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / group / most).write_text(f"{limit}\n")
+        (tmp_path / folder / group / taken).write_text("700\n")
+        (tmp_path / folder / group / "memory.stat").write_text(f"{files} 250\n")
+    (tmp_path / "own").write_text(own)
+    assert left_in_group(tmp_path, tmp_path / "own") == 550
+    (tmp_path / "own").write_text("0::/../elsewhere\n")
+    assert left_in_group(tmp_path, tmp_path / "own") == math.inf
+
+
 def test_free_memory_is_less_than_all_of_it() -> None:
     assert 0 < free_memory(CPU) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
