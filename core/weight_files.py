@@ -11,8 +11,9 @@ from torch import Tensor
 
 from core.errors import InputError, shorten
 
+_CLASSIFIER = "backbone."
 # What DataParallel, torch.compile and our own classifiers put before every name.
-WRAPPERS = ("module.", "_orig_mod.", "backbone.")
+WRAPPERS = ("module.", "_orig_mod.", _CLASSIFIER)
 
 
 def read_weight_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -40,6 +41,21 @@ def read_weight_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"`weights` must hold named tensors and nothing else, but {path} doesn't. Save a state dict.")
     return _unwrapped(content), facts
+
+
+def names_in_classifier(path: Path) -> list[str]:
+    """The names in the bare model of a safetensors file's tensors, if it has the form of our own trials' classifiers.
+
+    Returns:
+        None of them if it hasn't.
+    """
+    from safetensors import safe_open
+
+    if not _is_safetensors(path):
+        return []
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    return [name.removeprefix(_CLASSIFIER) for name in names] if all(n.startswith(_CLASSIFIER) for n in names) else []
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

@@ -17,7 +17,7 @@ from core.archs import Arch, pretrained_cfg
 from core.carried import CARRIED, Carried
 from core.errors import InputError, shorten
 from core.files import write_tensors
-from core.weight_files import read_weight_file
+from core.weight_files import names_in_classifier, read_weight_file
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def resolve_weights(spec: str, arch: Arch) -> Weights:
         arch: The architecture.
 
     Raises:
-        InputError: There are none, or the file's are for another architecture or tag.
+        InputError: There are none, or the file's are for another architecture or tag, or a trial has trained them.
     """
     if spec == "none":
         return Weights(state={}, origin="random numbers", arch=arch.timm_name)
@@ -91,6 +91,12 @@ def resolve_weights(spec: str, arch: Arch) -> Weights:
 
 def _from_file(path: Path, arch: Arch) -> Weights:
     weights = Weights.load(path)
+    if weights.apart is None and any(map(_in_head(arch), names_in_classifier(path))):
+        raise InputError(
+            f"`weights` must say which images they were kept apart from if a trial has trained them, but {path} looks "
+            "like a trial's model and doesn't, and it may know images that a study seals. Give a file of core.pretrain "
+            "or others' weights; if these are others', save them without backbone. before every name."
+        )
     if weights.arch not in (None, arch.timm_name) or weights.tag not in (None, arch.weight_tag):
         told = ".".join(part for part in (weights.arch, weights.tag) if part)
         raise InputError(
@@ -110,13 +116,17 @@ def _find(arch: Arch) -> Weights:
 
 def body_tensors(state: Mapping[str, Tensor], arch: Arch) -> dict[str, Tensor]:
     """The tensors without the head and without BatchNorm's counters, which nothing reads and not every file has."""
-    head = pretrained_cfg(arch.full_name).classifier or ()
-    dropped = tuple(f"{name}." for name in ([head] if isinstance(head, str) else head))
+    in_head = _in_head(arch)
     return {
-        name: tensor
-        for name, tensor in state.items()
-        if not name.startswith(dropped) and not name.endswith("num_batches_tracked")
+        name: tensor for name, tensor in state.items() if not in_head(name) and not name.endswith("num_batches_tracked")
     }
+
+
+def _in_head(arch: Arch) -> Callable[[str], bool]:
+    """Tells whether a name is that of a tensor in the head."""
+    head = pretrained_cfg(arch.full_name).classifier or ()
+    beginnings = tuple(f"{name}." for name in ([head] if isinstance(head, str) else head))
+    return lambda name: name.startswith(beginnings)
 
 
 @dataclass(frozen=True, kw_only=True)

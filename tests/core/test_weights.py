@@ -18,7 +18,9 @@ from core import weights as weights_module
 from core.archs import Arch, resolve_arch
 from core.backbones import build_classifier
 from core.errors import InputError
+from core.files import write_tensors
 from core.images import load_image
+from core.kept_apart import write_apart
 from core.weights import CARRIED, Weights, explain_missing, find_sources, resolve_weights
 
 TINY = "test_efficientnet"
@@ -121,6 +123,23 @@ def test_a_file_serves_with_and_without_its_head_and_hashes_alike(tmp_path):
     assert whole.origin == str(tmp_path / "whole.pt")
     model = build_classifier(resolve_arch(TINY), num_classes=2, weights=whole, seed=0)
     assert torch.equal(model.backbone.conv_stem.weight, state["conv_stem.weight"])
+
+
+def test_a_trials_model_is_refused_unless_it_says_which_images_it_does_not_know(tmp_path):
+    arch = dataclasses.replace(resolve_arch(TINY), image_size=64)
+    state = build_classifier(arch, num_classes=7, weights=None, seed=0).state_dict()
+    write_tensors(tmp_path / "model.safetensors", state)
+    with pytest.raises(InputError, match=r"must say which images they were kept apart from .*model\.safetensors looks"):
+        resolve_weights(str(tmp_path / "model.safetensors"), arch)
+    write_tensors(tmp_path / "told.safetensors", state, {"apart": write_apart(["0a" * 32])})
+    assert resolve_weights(str(tmp_path / "told.safetensors"), arch).apart is not None
+
+
+def test_others_bodies_may_have_a_backbone_before_every_name(tmp_path):
+    state = timm.create_model(TINY, pretrained=False).state_dict()
+    body = {f"backbone.{name}": tensor for name, tensor in state.items() if "classifier" not in name}
+    save_file(body, tmp_path / "body.safetensors")
+    assert resolve_weights(str(tmp_path / "body.safetensors"), resolve_arch(TINY)).apart is None
 
 
 @pytest.mark.parametrize("wanted", ["resnet34", "resnet18.a1_in1k", "resnet18"])
