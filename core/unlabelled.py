@@ -234,11 +234,14 @@ def _said_by_study(images: Unlabelled, manifest: Manifest, columns: Columns) -> 
     that nobody has labelled. Of those that don't lie below the study's folders they speak by names that only one has.
     """
     said: defaultdict[str, frozenset[str]] = defaultdict(frozenset)
-    places = [place for several in images.places for place in several]
+    # By their own names, though: links may lead to files that are called by a hash.
+    places = {place: Path(os.path.realpath(place)) for several in images.places for place in several}
     for root in filter(Path.is_dir, manifest.roots):
         listings = [list_folder(root)]
-        top = Path(root.anchor)
-        elsewhere = [place.relative_to(top).as_posix() for place in places if not _is_below(place, root)]
+        top, real_root = Path(root.anchor), os.path.realpath(root)
+        elsewhere = [
+            place.relative_to(top).as_posix() for place, real in places.items() if not real.is_relative_to(real_root)
+        ]
         if elsewhere:
             # Read from the top, so that a table may also say by a path where they are.
             tables = tuple((root / table).relative_to(top).as_posix() for table in listings[0].tables)
@@ -249,10 +252,6 @@ def _said_by_study(images: Unlabelled, manifest: Manifest, columns: Columns) -> 
             for image, called in names.items():
                 said[os.path.realpath(listing.root / image)] |= called
     return said
-
-
-def _is_below(file: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
 
 
 def _with_names(images: Unlabelled, said: Mapping[str, frozenset[str]]) -> Unlabelled:

@@ -286,3 +286,14 @@ def test_a_table_groups_images_without_labels_by_the_columns_that_group_labelled
     rows, pool = sealed(manifest), tmp_path / part
     left, _ = leave_out(find_unlabelled(pool, flag="--data", columns=columns), manifest, rows, columns)
     assert not patients_of({manifest.paths[row] for row in rows.tolist()}) & patients_of(names_in(left, pool))
+
+
+def test_links_are_known_to_the_studys_tables_by_their_own_names(tmp_path):
+    manifest = load_manifest(write_patients(tmp_path / "study", "image,patient_id,diagnosis"))
+    rows, pool = sealed(manifest), tmp_path / "undiagnosed"
+    files = (tmp_path / "study" / "undiagnosed").rename(tmp_path / "files")
+    pool.mkdir()
+    for number, file in enumerate(sorted(files.iterdir())):
+        (pool / file.name).symlink_to(file.rename(files / f"{number}.jpg"))
+    left, _ = leave_out(find(pool), manifest, rows)
+    assert len(left) == 24 - len(rows)
