@@ -104,13 +104,25 @@ def unused_weights(studies: "StudiesFolder") -> list[Item]:
 
 
 def unnamed_pictures(studies: "StudiesFolder", storage: "BaseStorage") -> list[Item]:
-    """Pictures of no trial. A picture is named before it is drawn, so the files are listed before the names."""
+    """Pictures of no trial. A picture is named before it is drawn, so the files are listed before the names.
+
+    All stay if a study is of another storage, which may name them: a folder can hold studies of a journal and of
+    databases.
+    """
     import optuna
     from optuna.artifacts import get_all_artifact_meta
 
+    from core.errors import few
+
     files = [path for path in studies.artifacts.iterdir() if path.is_file() and not path.name.startswith(".")]
+    folders = studies.read_studies()
+    summaries = optuna.get_all_study_summaries(storage)
+    known = {summary.study_name for summary in summaries}
+    if elsewhere := [folder.name for folder in folders if folder.name not in known]:
+        write(f"Pictures stay: they may be of {few(elsewhere)}, of which this storage knows nothing.")
+        return []
     named = set()
-    for summary in optuna.get_all_study_summaries(storage):
+    for summary in summaries:
         study = optuna.load_study(storage=storage, study_name=summary.study_name)
         metas = [get_all_artifact_meta(trial, storage=storage) for trial in study.get_trials(deepcopy=False)]
         named |= {meta.artifact_id for each in (get_all_artifact_meta(study), *metas) for meta in each}

@@ -62,14 +62,15 @@ def facts_of(folder: "StudyFolder", place: "Place") -> Facts:
     goal = max((worker.goal for worker in workers.values() if states.get(worker.id, "ended") != "ended"), default=0)
     under_way = [describe_running(trial, held.get(trial.number), workers, states) for trial in running]
     at_work = sum(not each["left"] for each in under_way)
-    best = rank(folder.read_trials())[:1]
+    records = folder.read_trials()
+    best = rank(records)[:1]
     return {
         "study": folder.name,
         "trials": {"finished": finished, "goal": goal or None, **counts},
         "best": None
         if not best
         else {"trial": best[0].number, "recall": best[0].recall, "interval": list(best[0].recall_interval)},
-        "expected_s": expected_s(trials, goal - finished, at_work),
+        "expected_s": expected_s([record.elapsed_s for record in records], goal - finished, at_work),
         "running": under_way,
         "workers": [
             {
@@ -117,10 +118,15 @@ def describe_running(
     }
 
 
-def expected_s(trials: "list[optuna.trial.FrozenTrial]", to_go: int, at_work: int) -> float | None:
-    """About how long the trials that are missing take; None where nobody works or nothing is known."""
-    ended = [trial.duration.total_seconds() for trial in trials if trial.duration is not None]
-    recent = ended[-_RECENT:]
+def expected_s(elapsed_s: list[float], to_go: int, at_work: int) -> float | None:
+    """About how long the trials that are missing take; None where nobody works or nothing is known.
+
+    Args:
+        elapsed_s: What each finished trial took, interruptions left out.
+        to_go: How many are missing.
+        at_work: How many are under way.
+    """
+    recent = elapsed_s[-_RECENT:]
     if to_go <= 0 or not at_work or not recent:
         return None
     return to_go * sum(recent) / len(recent) / at_work
