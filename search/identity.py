@@ -23,7 +23,8 @@ _PARTS = ("train", "val", "test")
 def start_or_continue(setup: "Setup", study: optuna.Study) -> None:
     """Writes what the study is, or checks that it is still the same. Only for the holder of the study's lock.
 
-    A study that never got to a trial, as its cache was full or a word was wrong, is free to become another.
+    A study that never got to a trial, as its cache was full or a word was wrong, is free to become another, unless
+    somebody is at work on it.
 
     Raises:
         InputError: The study was started with something else, or its folder and Optuna's journal disagree.
@@ -38,23 +39,50 @@ def start_or_continue(setup: "Setup", study: optuna.Study) -> None:
         )
     if bad := [record.folder for record in records if not set(setup.space.distributions) <= set(record.config)]:
         raise InputError(f"{bad[0]} must hold the config of a trial, but its config.json lacks parts. Restore it.")
-    rows = split_rows(setup.manifest, setup.split)
-    if folder.exists and known:
-        before = folder.read_split()
-        refuse_differences(folder.read_study(), describe_study(setup), name=folder.name, rows=(before, rows))
-        # The order of every array of probabilities, and what each row's views and batches hang on.
-        if before != rows:
-            raise InputError(
-                f"The images of {folder.name} must have the names and the order that its split.csv lists, but they "
-                "differ. Put them where they lay, or start another study with --study NAME."
-            )
+    if folder.exists and (known or is_worked_on(setup)):
+        refuse_other(setup)
         return
     studies = setup.settings.studies
     weights_file = studies.weights_file(weights.hash)
-    if weights.state and not weights_file.is_file():
-        weights.save(weights_file)
-        studies.publish(weights_file)
-    folder.write_study(describe_study(setup), rows)
+    if weights.state:
+        # Of a folder at a URL this is a copy, which may hold what has been removed there.
+        was_sent = folder.exists and folder.read_study().get("weights", {}).get("hash") == weights.hash
+        was_saved = weights_file.is_file()
+        if not was_saved:
+            weights.save(weights_file)
+        if not was_saved or not was_sent:
+            studies.publish(weights_file)
+    folder.write_study(describe_study(setup), split_rows(setup.manifest, setup.split))
+
+
+def is_worked_on(setup: "Setup") -> bool:
+    """Whether a worker of the study is alive, as far as that can be told without waiting."""
+    leases = setup.leases()
+    return any(
+        not leases.is_gone(worker) and leases.silent_s(worker) < setup.settings.grace_s
+        for worker in leases.read_workers().values()
+    )
+
+
+def refuse_other(setup: "Setup") -> None:
+    """Checks that a study is the same as in its folder.
+
+    Raises:
+        InputError: It differs; the sentence says in what.
+    """
+    folder, rows = setup.folder, split_rows(setup.manifest, setup.split)
+    if not folder.exists:
+        raise InputError(
+            f"The study {folder.name} must stay while it is searched, but its study.json is gone. Run it again."
+        )
+    before = folder.read_split()
+    refuse_differences(folder.read_study(), describe_study(setup), name=folder.name, rows=(before, rows))
+    # The order of every array of probabilities, and what each row's views and batches hang on.
+    if before != rows:
+        raise InputError(
+            f"The images of {folder.name} must have the names and the order that its split.csv lists, but they "
+            "differ. Put them where they lay, or start another study with --study NAME."
+        )
 
 
 def describe_study(setup: "Setup") -> dict[str, Any]:
@@ -175,6 +203,8 @@ def _differences(
         words["split"] = f"split (still {pairs['split'][0][1]}, but {counted(moved, 'image')} in another part)"
         if not moved and "data" in words:  # other images, or others' labels: that has been said
             del words["split"]
+    if "split" in words:  # which names the seeds
+        words.pop("seed", None)
     return list(words.values())
 
 
@@ -198,6 +228,8 @@ def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[
             tuple(split[part] for part in _PARTS),
             f"seed {split['seed']} with {sizes} images to {'/'.join(_PARTS)}",
         ),
+        # Where the parts are official it changes none of them, but still views, first weights and sampler.
+        "seed": (split["seed"], str(split["seed"])),
         "space": (study["space"]["hash"], ""),
         "weights": (weights["hash"], f"{weights['origin']}, hash {weights['hash'][:8]}"),
         "epochs": (study["epochs"], str(study["epochs"])),

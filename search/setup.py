@@ -32,7 +32,7 @@ from core.weights import Weights, resolve_weights
 from search.leases import Leases
 from search.resources import Resources
 from search.space import Space, build_space, with_unlabelled
-from search.storage import open_leases
+from search.storage import open_leases, read_storage
 
 DEMO_IMAGES = 600
 
@@ -199,6 +199,9 @@ def prepare(settings: Settings) -> Setup:
         pretrained=bool(weights.state),
         tuned=find_places(settings.tune, model, arch),
     )
+    if settings.search_size is not None:  # which the backbone may refuse, too
+        small = dataclasses.replace(arch, image_size=settings.search_size)
+        build_classifier(small, num_classes=len(manifest.classes), weights=weights, seed=settings.seed)
     unlabelled = None
     if settings.unlabelled is not None:
         found = find_unlabelled(settings.unlabelled, flag="--unlabelled", columns=data.columns)
@@ -256,22 +259,40 @@ def small_name(name: str, size: int) -> str:
 def find_weights(settings: Settings, arch: Arch, folders: Sequence[StudyFolder]) -> Weights:
     """The study's own weights once it has been started, so that a vanished hub changes nothing; else others.
 
+    Random ones, or those of a file, are its own only once it has a trial.
+
     Args:
         settings: What the user asked for.
         arch: The backbone.
         folders: Where the study lies, and the one that serves it, if any.
     """
-    folder = next((folder for folder in folders if folder.exists), None)
-    if settings.weights == "auto" and folder is not None:
+    for folder in folders if settings.weights == "auto" else ():
+        if not folder.exists:
+            continue
         study = folder.read_study()
         if misfit := find_misfit(study, {"weights": {"hash": str, "spec": str}, "arch": {"timm_name": str}}):
             raise InputError(f"{folder.root / 'study.json'} must tell of its weights, but {misfit}. Restore it.")
         stored = study["weights"]
         if study["arch"]["timm_name"] != arch.timm_name:  # refused later, if it has trials
             return resolve_weights(settings.weights, arch)
+        # A study without trials is free to become another; its workers, which need no hub, say the same as it.
+        if stored["spec"] != "auto" and not has_trials(settings, folder):
+            continue
         if stored["spec"] == "none":
             return resolve_weights("none", arch)
         file = settings.studies.weights_file(stored["hash"])
         if file.is_file():
             return Weights.load(file)
+        break
     return resolve_weights(settings.weights, arch)
+
+
+def has_trials(settings: Settings, folder: StudyFolder) -> bool:
+    """Whether a study has got to a trial, finished or not."""
+    if not settings.database and not settings.studies.journal_file.is_file():
+        return False
+    storage = read_storage(settings.studies, settings.database)
+    try:
+        return storage.get_n_trials(storage.get_study_id_from_name(folder.name)) > 0
+    except KeyError:
+        return False

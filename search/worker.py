@@ -9,7 +9,7 @@ from optuna.storages import BaseStorage
 from core.trainer import Trainer
 from search.asking import Asking, Params
 from search.crew import Crew
-from search.identity import lesion_names, start_or_continue
+from search.identity import lesion_names, refuse_other, start_or_continue
 from search.loop import run_trials
 from search.objective import Objective, Watcher
 from search.pictures import Pictures
@@ -74,7 +74,11 @@ class Work:
 
         Raises:
             SearchFailedError: Too many trials fail.
+            InputError: Another command has begun the study with something else while this one decoded.
         """
+        # This worker is noted by now: nobody can make it another study from here on.
+        with self.crew.leases.lock():
+            refuse_other(self.setup)
         settings = self.setup.settings
         self.study.pruner = build_pruner(settings.pruner, epochs=settings.epochs)
         objective = self.objective(trainer)

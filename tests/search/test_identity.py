@@ -1,0 +1,80 @@
+"""What a study is: who may make it another, and when."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from unittest.mock import Mock
+
+import optuna
+import pytest
+import torch
+
+from core.errors import InputError
+from core.mirror import MirroredStudies
+from core.weights import Weights
+from search.crew import Crew
+from search.identity import describe_study, refuse_differences, split_rows
+from search.run import build_parser, read_settings
+from search.setup import Setup, prepare
+from search.storage import open_storage
+from search.worker import Goal, Work, begin
+
+SMALL = ("--arch", "test_efficientnet", "--device", "cpu", "--source", "torch", "--trials", "1", "--epochs", "2")
+
+
+def prepared(images: Path, studies: Path, *words: object) -> Setup:
+    """A study that is ready to begin."""
+    given = (*SMALL, "--weights", "none", "--data", images, "--studies", studies, *words)
+    [settings] = read_settings(build_parser().parse_args([str(word) for word in given]))
+    return prepare(settings)
+
+
+def test_nobody_makes_a_study_another_while_a_worker_is_there(images: Path, tmp_path: Path) -> None:
+    first, second = (prepared(images, tmp_path, "--epochs", epochs) for epochs in (2, 3))
+    storage = open_storage(first.settings.studies)
+    study = begin(first, storage)
+    with Crew(first.leases(), device="cpu"):
+        begin(first, storage)
+        with pytest.raises(InputError, match=r"these differ: epochs \(was 2, now 3\)"):
+            begin(second, storage)
+    # The first one decodes: it is no worker yet.
+    begin(second, storage)
+    with Crew(first.leases(), device="cpu") as crew:
+        work = Work(setup=first, study=study, crew=crew, goal=Goal(n_trials=1, keep=1), watcher=Mock(), pictures=Mock())
+        with pytest.raises(InputError, match=r"these differ: epochs \(was 3, now 2\)"):
+            work.run(Mock())
+    assert not study.trials
+
+
+def test_a_seed_is_part_of_a_study_though_it_changes_no_part(images: Path, tmp_path: Path) -> None:
+    setup = prepared(images, tmp_path)
+    study, rows = describe_study(setup), split_rows(setup.manifest, setup.split)
+    now = {**study, "split": {**study["split"], "seed": 7}}
+    with pytest.raises(InputError, match=r"these differ: seed \(was 0, now 7\)\."):
+        refuse_differences(study, now, name="official", rows=(rows, rows))
+
+
+def test_random_weights_stay_only_if_there_is_a_trial_of_them(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrained = prepared(images, tmp_path).open_trainer().model.state_dict()
+    state = {name.removeprefix("backbone."): tensor for name, tensor in pretrained.items()}
+    monkeypatch.setattr("core.weights._find", lambda arch: Weights(state=state, origin="the hub"))
+    setup = prepared(images, tmp_path)
+    study = begin(setup, open_storage(setup.settings.studies))
+    assert prepared(images, tmp_path, "--weights", "auto").weights.origin == "the hub"
+    study.ask()
+    assert not prepared(images, tmp_path, "--weights", "auto").weights.state
+
+
+def test_first_weights_are_sent_again_to_a_place_that_was_emptied(images: Path, tmp_path: Path) -> None:
+    bucket = tmp_path / "bucket"
+    setup = prepared(images, tmp_path / "studies")
+    settings = dataclasses.replace(setup.settings, studies=MirroredStudies(f"file://{bucket}"))
+    weights = Weights(state={"a": torch.zeros(3)}, origin="x")
+    folder = settings.studies.study(setup.folder.name)
+    setup = dataclasses.replace(setup, settings=settings, weights=weights, folder=folder)
+    for _ in range(2):
+        begin(setup, optuna.storages.InMemoryStorage())
+        assert (bucket / "weights" / f"{weights.hash}.safetensors").is_file()
+        shutil.rmtree(bucket)
