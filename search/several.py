@@ -57,7 +57,12 @@ def run_studies(setups: Sequence[Setup], goal: Goal, *, retrain: int, deadline: 
     storage = open_storage(settings.studies, settings.database, grace_s=settings.grace_s)
     # What differs from an earlier call is refused now, and not after the hours of another study.
     for setup in setups:
-        begin(setup if setup.settings.search_size is None else setup.at_search_size(), storage)
+        searches_small = setup.settings.search_size is not None
+        # That of the full size begins after its small one, but may be there from an earlier call.
+        if not searches_small or setup.folder.exists:
+            begin(setup, storage)
+        if searches_small:
+            begin(setup.at_search_size(), storage)
     status = 0
     for place, setup in enumerate(setups):
         last = place + 1 == len(setups)

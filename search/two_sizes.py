@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 from core.cli import stop_asked, write
 from search.asking import without_known
 from search.loop import count_finished
-from search.session import Session
+from search.session import EXIT_FAILED, Session
 from search.setup import Setup
 from search.summary import rank
 from search.worker import Goal, begin
@@ -35,6 +35,12 @@ def run_two_sizes(
     if (status := session.run()) or count_finished(study) < goal.n_trials or stop_asked():
         return status
     best = rank(small.folder.read_trials())[:retrain]
+    if not best:
+        write(
+            f"\nNo trial of {small.folder.name} is complete, so that none can be trained again at "
+            f"{setup.arch.image_size} pixels. Raise --trials."
+        )
+        return EXIT_FAILED
     words = f"the best {len(best)} of {small.folder.name}"
     write(f"\n{words[0].upper()}{words[1:]} are trained again at {setup.arch.image_size} pixels.")
     proposals = tuple({param: record.config[param] for param in setup.space.distributions} for record in best)

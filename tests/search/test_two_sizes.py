@@ -11,8 +11,12 @@ from core.artifacts import StudiesFolder
 from core.errors import InputError
 from ensemble.studies import read_studies
 from search.asking import without_known
+from search.several import run_studies
 from search.storage import open_storage
 from search.summary import rank
+from search.two_sizes import run_two_sizes
+from search.worker import Goal, begin
+from tests.search.test_identity import prepared
 from tests.search.test_run import search
 
 SMALL = ["--arch", "test_efficientnet", "--weights", "none", "--device", "cpu", "--epochs", 2]
@@ -103,3 +107,26 @@ def test_sizes_that_make_no_sense_are_refused(
     assert search(*SMALL, *words, "--data", images, "--studies", studies, "--trials", 1) == 2
     assert sentence in capsys.readouterr().err
     assert not studies.exists()
+
+
+def test_what_the_full_size_refuses_is_refused_before_the_small_search(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = prepared(images, tmp_path, "--image-size", 48)
+    begin(before, open_storage(before.settings.studies)).ask()
+    setup = prepared(images, tmp_path, *SIZES, "--epochs", 3)
+    monkeypatch.setattr("search.several.run_two_sizes", lambda *args, **kwargs: pytest.fail("it searches"))
+    with pytest.raises(InputError, match=r"these differ: epochs \(was 2, now 3\)"):
+        run_studies([setup], Goal(n_trials=1, keep=1), retrain=1, deadline=None)
+
+
+def test_a_small_search_without_a_complete_trial_has_failed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup = prepared(images, tmp_path, *SIZES)
+    storage = open_storage(setup.settings.studies)
+    study = begin(setup.at_search_size(), storage)
+    study.tell(study.ask(), state=TrialState.PRUNED)
+    monkeypatch.setattr("search.two_sizes.Session.run", lambda session: 0)
+    assert run_two_sizes(setup, storage, Goal(n_trials=1, keep=1), retrain=1, deadline=None) == 1
+    assert "No trial of demo-test_efficientnet-32px is complete" in capsys.readouterr().out
