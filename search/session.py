@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import optuna
 from optuna.storages import BaseStorage
@@ -14,7 +14,7 @@ from core.device import describe_device, is_out_of_memory
 from core.durations import in_words
 from core.errors import counted
 from core.files import LEFTOVER_S, remove_leftovers
-from core.trainer import Trainer
+from core.trainer import NonFiniteLossError, Trainer
 from search.choosing import Verdict, judge_search
 from search.console import Console
 from search.crew import Crew
@@ -97,7 +97,8 @@ class Session:
         trainer = self.setup.open_trainer()
         with trainer.data:
             self.show_plan(describe_device(trainer.device))
-            self.show_estimate(trainer)
+            with suppress(NonFiniteLossError):  # its trials will say so
+                self.show_estimate(trainer)
             with self.crew(describe_device(trainer.device)) as crew, self.pictures() as pictures, stopping_cleanly():
                 pictures.draw_owed(self.study, self.setup.folder)
                 with self.console() as console:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from core.cli import run
 from core.demo import write_demo
+from core.epochs import NonFiniteLossError
 from search.run import build_parser, main
 
 ROOT = Path(__file__).parents[2]
@@ -167,9 +168,18 @@ def contents(folder: Path) -> dict[Path, bytes]:
     [
         (["--arch", "efficientnet_b3"], "`weights` must be found for efficientnet_b3, but"),
         (["--arch", "vit_tiny_patch16_224", "--weights", "none", "--image-size", "100"], "image-size|image_size"),
+        (
+            ["--arch", "test_vit", "--weights", "none", "--image-size", "160", "--search-size", "100"],
+            "image_size=100|image-size.*100",
+        ),
         (["--arch", "mobilenet", "--weights", "OTHERS"], r"must .*mobilenet.*, but .*1\.safetensors"),
     ],
-    ids=["no hub", "a size that the backbone refuses", "another architecture's weights"],
+    ids=[
+        "no hub",
+        "a size that the backbone refuses",
+        "a size of the search that it refuses",
+        "another architecture's weights",
+    ],
 )
 def test_what_a_backbone_refuses_is_one_sentence_and_nothing_is_written(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
@@ -314,6 +324,16 @@ def test_a_search_whose_trials_fail_alike_stops_with_the_counts(
     assert "3 trials in a row failed alike (RuntimeError: cable unplugged)" in output
     summary = json.loads((tmp_path / "demo-test_efficientnet" / "summary.json").read_text())
     assert summary["trials"] == {"complete": 0, "pruned": 0, "failed": 3}
+
+
+def test_an_estimate_without_numbers_is_left_to_the_trials(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*args: object, **kwargs: object) -> None:
+        raise NonFiniteLossError(0, 1)
+
+    monkeypatch.setattr("core.trainer.Trainer.measure_epoch_s", explode)
+    assert search(*SMALL, "--data", images, "--studies", tmp_path, "--trials", 1, "--epochs", 1) == 0
 
 
 class StopAfter:
