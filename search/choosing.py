@@ -97,14 +97,22 @@ def judge_search(
     hits: dict[int, Hits] = {}
     for record in ranked:
         try:
-            hits[record.number] = _predictions(record, (len(labels_N), classes)) == labels_N
+            hits[record.number] = predict(record, (len(labels_N), classes)) == labels_N
         except InputError as error:
             _log.warning("trial %d is compared with none: %s", record.number, error)
     return Verdict.of(list(hits), labels_N, list(hits.values()), groups_N) if hits else None
 
 
-def _predictions(record: TrialRecord, expected: tuple[int, int]) -> Rows:
-    """What a trial makes of the validation rows."""
+def predict(record: TrialRecord, expected: tuple[int, int]) -> Rows:
+    """What a trial makes of the validation rows.
+
+    Args:
+        record: The trial.
+        expected: N, C.
+
+    Raises:
+        InputError: Its probabilities are damaged, or of other rows.
+    """
     probs_NC = record.val_probs()
     if probs_NC.shape != expected or len(record.prior) != expected[1]:
         raise InputError(

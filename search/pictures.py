@@ -22,7 +22,8 @@ from optuna.artifacts import ArtifactMeta, get_all_artifact_meta, upload_artifac
 from core.artifacts import StudyFolder, TrialRecord
 from core.errors import InputError
 from core.files import written_aside
-from core.metrics import confusion_matrix, correct_prior
+from core.metrics import confusion_matrix
+from search.choosing import predict
 
 CURVES, CONFUSION = "curves.png", "confusion.png"
 _ARTIFACT_ID = re.compile(r"[0-9a-f-]{36}")  # as Optuna makes them; a name leads to a file
@@ -105,10 +106,13 @@ class Pictures:
         Args:
             names: File of each.
             record: The trial.
+
+        Raises:
+            InputError: Its probabilities are damaged, or of other rows.
         """
         if self._drawer == "elsewhere":
             return
-        predictions_N = correct_prior(record.val_probs(), np.asarray(record.prior)).argmax(1)
+        predictions_N = predict(record, (len(self._truth_N), len(self._classes)))
         confusion_CC = confusion_matrix(self._truth_N, predictions_N, len(self._classes))
         drawing = Drawing(record.history(), confusion_CC, self._classes)
         if self._pool is None:

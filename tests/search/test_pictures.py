@@ -70,14 +70,19 @@ def test_a_picture_without_a_name_is_given_one_and_those_of_people_are_left_alon
     assert {file.name for file in (tmp_path / "artifacts").iterdir()} == set(names.values())
 
 
+@pytest.mark.parametrize("damage", ["no array", "other rows"])
 def test_a_damaged_trial_costs_its_pictures_and_nobody_elses(
-    study: optuna.Study, objective: Objective, crew: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    study: optuna.Study, objective: Objective, crew: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     for _ in range(2):
         run_trial(objective, study, crew, ask(study))
     for file in (tmp_path / "artifacts").iterdir():
         file.unlink()
-    (objective.folder.trial_folder(0) / "val_probs.npy").write_text("no array")
+    probs = objective.folder.trial_folder(0) / "val_probs.npy"
+    if damage == "no array":
+        probs.write_text("no array")
+    else:
+        np.save(probs, np.full((3, 2), 0.5, np.float32))
     fresh = Pictures(tmp_path / "artifacts", objective.pictures._truth_N, ("a", "b"), drawer="here")
     fresh.draw_owed(study, objective.folder)
     assert "the pictures of trial 0 can't be drawn" in caplog.text
