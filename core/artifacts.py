@@ -29,7 +29,7 @@ from core.trials import FORMAT as FORMAT
 from core.trials import TrialRecord as TrialRecord
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_RESERVED_NAMES = ("artifacts", "ensemble", "weights")
+_RESERVED_NAMES = ("artifacts", "ensemble", "weights", "journal.log", "journal.log.lock", "test_openings.jsonl")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)

@@ -126,7 +126,9 @@ def test_a_study_that_is_not_json_is_refused(study: StudyFolder) -> None:
         study.read_study()
 
 
-@pytest.mark.parametrize("name", ["../mobilenet", "a/b", ".hidden", "", "ensemble", "weights", "x" * 101])
+@pytest.mark.parametrize(
+    "name", ["../mobilenet", "a/b", ".hidden", "", "ensemble", "weights", "journal.log", "x" * 101]
+)
 def test_a_study_cannot_leave_the_folder_or_take_a_reserved_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="A study's name must be"):
         StudiesFolder(tmp_path).study(name)
