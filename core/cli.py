@@ -7,13 +7,14 @@ import argparse
 import errno
 import io
 import logging
+import os
 import re
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_READER_GONE = 141  # 128 + SIGPIPE
 
 _MENDABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT),
@@ -68,6 +70,10 @@ class Progress(Protocol):
         """Counts `n` more."""
 
 
+class _ReaderGoneError(BrokenPipeError):
+    """Nobody reads our stdout any more, as after `| head`."""
+
+
 _stop = threading.Event()
 
 
@@ -100,7 +106,10 @@ def stopping_cleanly() -> Iterator[None]:
 
 def write(text: str = "") -> None:
     """Prints a line of a command's own output, or several, to stdout."""
-    print(_harmless(text), flush=True)
+    try:
+        print(_harmless(text), flush=True)
+    except BrokenPipeError as error:
+        raise _ReaderGoneError(*error.args) from error
 
 
 def _harmless(text: str) -> str:
@@ -151,7 +160,7 @@ def run(
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit status: that of `main`, 2 for wrong input, 130 for Ctrl-C.
+        The exit status: that of `main`, 2 for wrong input, 130 for Ctrl-C, 141 if nobody reads the output.
     """
     parser.add_argument("--verbose", action="store_true", help="log details to stderr")
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -165,6 +174,11 @@ def run(
             return main(args)
         except InputError as error:
             return _refuse(parser.prog, str(error))
+        except _ReaderGoneError:
+            # Python writes what is left in the buffer when it ends, and would complain again.
+            with open(os.devnull, "w") as nowhere, suppress(OSError):
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            return EXIT_READER_GONE
         except OSError as error:
             # Full disks, missing rights and vanished files are the machine's state, not a defect of ours.
             if error.errno not in _MENDABLE:

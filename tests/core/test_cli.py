@@ -107,3 +107,17 @@ def test_wrong_arguments_are_one_sentence_without_the_usage(
     error = capsys.readouterr().err
     assert error.startswith(f"tool: error: {sentence}")
     assert error.count("\n") == 1
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+    script = "import sys; from core import cli; sys.exit(cli.run(lambda args: [cli.write('x') for _ in iter(int, 1)], "
+    script += "cli.Parser(prog='tool'), []))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(20) == 141
