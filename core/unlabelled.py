@@ -26,7 +26,7 @@ from core.errors import InputError, counted, few
 from core.inspection import inspect_images, refuse_unreadable
 from core.kept_apart import refuse_known
 from core.layouts.group_tables import read_groups
-from core.layouts.grouping import connect
+from core.layouts.grouping import connect, spelling_of_group
 from core.layouts.image_names import ImageNames, without_masks
 from core.listing import Listing, list_folder
 from core.manifest import Manifest
@@ -283,8 +283,8 @@ def _of_rows(manifest: Manifest, rows: Rows, said: Mapping[str, frozenset[str]])
 
 def _shows_one_of(images: Unlabelled, others: Unlabelled) -> BoolArray:
     """Which images show the same as one of some others, by bytes, pixels or names; bool (N,)."""
-    names = frozenset().union(*others.names)
-    alike_N = np.array([not names.isdisjoint(own) for own in images.names])
+    names = set(map(spelling_of_group, frozenset().union(*others.names)))
+    alike_N = np.array([not names.isdisjoint(map(spelling_of_group, own)) for own in images.names])
     for start in range(0, len(others), _AT_ONCE):
         count = len(others.files[start : start + _AT_ONCE])
         part = slice(start, start + count)

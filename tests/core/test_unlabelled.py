@@ -297,3 +297,19 @@ def test_links_are_known_to_the_studys_tables_by_their_own_names(tmp_path):
         (pool / file.name).symlink_to(file.rename(files / f"{number}.jpg"))
     left, _ = leave_out(find(pool), manifest, rows)
     assert len(left) == 24 - len(rows)
+
+
+def test_a_patient_is_known_by_a_number_that_became_a_float(tmp_path):
+    labelled, unlabelled = tmp_path / "labelled", tmp_path / "unlabelled"
+    rows, others = ["image,patient_id,label"], ["image,patient_id"]
+    for patient in range(100, 120):
+        write_image(labelled / f"a{patient}.jpg", patient)
+        write_image(unlabelled / f"b{patient}.jpg", 1000 + patient)
+        rows.append(f"a{patient},{patient},{'mel' if patient % 2 else 'nv'}")
+        others.append(f"b{patient},{float(patient)}")  # as pandas writes them where one is unknown
+    (labelled / "t.csv").write_text("\n".join(rows))
+    (unlabelled / "t.csv").write_text("\n".join(others))
+    manifest = load_manifest(labelled)
+    held = {manifest.paths[row].strip("a.jpg") for row in sealed(manifest)}
+    left, _ = leave_out(find(unlabelled), manifest, sealed(manifest))
+    assert {file.stem.strip("b") for file in left.files} == {str(n) for n in range(100, 120)} - held
