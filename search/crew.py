@@ -56,6 +56,7 @@ class Crew:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="alive", daemon=True)
         self._looked_s = 0.0
+        self._running: set[int] = set()  # numbers of the trials that this process is at
 
     def __enter__(self) -> Self:
         self.leases.enlist(self.me)
@@ -148,7 +149,11 @@ class Crew:
     def is_free(self, number: int) -> bool:
         """Whether nobody runs a trial that is not over: it was given back, or its owner is dead. Under the lock."""
         lease = self.leases.read(number)
-        return lease is None or not lease.worker or self.is_dead(lease.worker)
+        return lease is None or self._was_let_go(number, lease) or self.is_dead(lease.worker)
+
+    def _was_let_go(self, number: int, lease: Lease) -> bool:
+        """Whether the owner has broken the trial off: another wrote that down; this worker knows, if it couldn't."""
+        return not lease.worker or (lease.worker == self.me.id and number not in self._running)
 
     def take(self, number: int, *, epochs: int = 0) -> "Hold":
         """Makes this worker the owner of a trial that nobody runs. Within `acting`.
@@ -162,15 +167,21 @@ class Crew:
         """
         before = self.leases.read(number)
         self.check()
+        was_lost = before is not None and not self._was_let_go(number, before)
         lease = Lease(
             generation=1 if before is None else before.generation + 1,
             worker=self.me.id,
             since=utc(),
             epochs=epochs,
-            deaths=0 if before is None else before.deaths + 1 if before.worker and before.epochs == epochs else 0,
+            deaths=before.deaths + 1 if before is not None and was_lost and before.epochs == epochs else 0,
         )
         self.leases.write(number, lease)
+        self._running.add(number)
         return Hold(self, number, lease)
+
+    def let_go(self, number: int) -> None:
+        """Notes that this process no longer runs a trial, whatever its lease says."""
+        self._running.discard(number)
 
 
 class Hold:
@@ -227,7 +238,11 @@ class Hold:
         self._crew.leases.remove(self.number)
 
     def give_back(self) -> None:
-        """Lets others go on with the trial at once; nothing if it is over or another's already."""
+        """Lets others go on with the trial at once; nothing if it is over or another's already.
+
+        If that can't be written down, this worker may still take the trial again.
+        """
+        self._crew.let_go(self.number)
         with suppress(FencedError), self.acting():
             self._crew.leases.write(self.number, dataclasses.replace(self._lease, worker=""))
 

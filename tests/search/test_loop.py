@@ -1,6 +1,8 @@
 import dataclasses
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -375,3 +377,56 @@ def test_a_trial_whose_process_died_while_it_drew_gets_the_values_that_it_would_
             return turn.trial.params
 
     assert draw(tmp_path / "disturbed", dies_after=3) == draw(tmp_path / "undisturbed")
+
+
+class FlakyLeases(FileLeases):
+    """Leases in a place that doesn't always answer."""
+
+    away = False
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        if self.away:
+            raise LostError("The database must answer, but does not.")
+        with super().lock():
+            yield
+
+
+def test_a_trial_that_could_not_be_given_back_is_continued_by_the_same_worker(
+    study: optuna.Study, others: Others
+) -> None:
+    leases = FlakyLeases(others.folder)
+    generations, deaths = [], []
+
+    class LosingOnce(ScriptedObjective):
+        def run(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
+            generations.append((trial.number, hold.generation))
+            deaths.append(hold.deaths)
+            if len(generations) == 1:
+                leases.away = True  # still so when the trial is given back
+                raise LostError("The database must answer, but does not.")
+            super().run(study, trial, hold)
+
+    class Returning(RecordingWatcher):
+        """Between trials the place of the leases answers again."""
+
+        checks = 0
+
+        def check(self) -> None:
+            leases.away = False
+            self.checks += 1
+            if self.checks > 20:
+                raise StoppedError("it waits for nobody")
+
+    objective = LosingOnce(["complete", "complete"])
+    object.__setattr__(objective, "watcher", Returning())
+    with Crew(leases, device="cpu") as crew:
+        assert run_trials(study, objective, crew, asking(study), n_trials=2) == ""
+    assert generations == [(0, 1), (0, 2), (1, 1)]
+    assert deaths == [0, 0, 0]
+
+
+def test_a_trial_that_this_worker_is_at_is_free_for_nobody(study: optuna.Study, crew: Crew) -> None:
+    turns = [turn_of(study, crew, n_trials=9) for _ in range(2)]
+    assert [turn.trial.number for turn in turns if turn is not None] == [0, 1]
+    assert not crew.is_free(0)
