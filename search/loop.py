@@ -34,6 +34,23 @@ class SearchFailedError(RuntimeError):
     """So many trials fail that going on would waste the machine."""
 
 
+class _Patience:
+    """How long something elsewhere has not answered, however often it was asked."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def answered(self) -> None:
+        """It answers: a later failure is another one."""
+        self._since = None
+
+    def is_over(self) -> bool:
+        """Whether it has not answered for too long, now that it has failed again."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        return now - self._since > PATIENCE_S
+
+
 def run_trials(study: optuna.Study, objective: Objective, crew: Crew, asking: Asking, *, n_trials: int) -> str:
     """Runs trials until a study holds `n_trials` finished ones, over all restarts and workers.
 
@@ -53,19 +70,23 @@ def run_trials(study: optuna.Study, objective: Objective, crew: Crew, asking: As
     """
     # Failures of earlier runs don't count against this one: their cause may have been mended.
     before = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
-    lost_s: float | None = None  # when something elsewhere stopped answering
+    # A database may answer while the URL of the trials doesn't: that a turn can be taken says nothing of its running.
+    taking, running = _Patience(), _Patience()
     while True:
+        turn, begun = None, time.monotonic()
         try:
             objective.watcher.check()
             with crew.acting():
                 if count_finished(study) >= n_trials:
                     return ""
                 turn = next_turn(study, crew, asking, n_trials=n_trials)
+            taking.answered()
             if turn is None:  # others run the last ones; should one fail, another is needed
                 time.sleep(_WAIT_S)
                 continue
+            begun = time.monotonic()
             run_turn(study, objective, asking, turn)
-            lost_s = None
+            running.answered()
             if trouble := explain_failures(ended_since(study, before), n_trials):
                 raise SearchFailedError(trouble)
         except StoppedError as stop:
@@ -73,8 +94,9 @@ def run_trials(study: optuna.Study, objective: Objective, crew: Crew, asking: As
         except FencedError as fenced:
             _log.warning("%s; it goes on with another trial", fenced)
         except LostError as lost:
-            lost_s = lost_s or time.monotonic()
-            if time.monotonic() - lost_s > PATIENCE_S:
+            if turn is not None and time.monotonic() - begun > PATIENCE_S:
+                running.answered()  # or the trial would not have come so far
+            if (taking if turn is None else running).is_over():
                 raise
             _log.warning("waiting for it: %s", lost)
             time.sleep(_WAIT_S)

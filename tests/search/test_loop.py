@@ -1,5 +1,6 @@
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -320,7 +321,7 @@ def test_a_database_that_comes_back_is_waited_for(
     assert "waiting for it: The database must answer" in caplog.text
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
 
-    monkeypatch.setattr("search.loop.PATIENCE_S", 0.0)
+    monkeypatch.setattr("search.loop.PATIENCE_S", 0.4)
     with pytest.raises(LostError):
         run_trials(study, Lost([]), crew, asking(study), n_trials=3)
 
@@ -430,3 +431,48 @@ def test_a_trial_that_this_worker_is_at_is_free_for_nobody(study: optuna.Study, 
     turns = [turn_of(study, crew, n_trials=9) for _ in range(2)]
     assert [turn.trial.number for turn in turns if turn is not None] == [0, 1]
     assert not crew.is_free(0)
+
+
+@pytest.mark.parametrize("where", ["in a trial", "between trials"])
+def test_patience_begins_anew_with_each_failure_that_the_place_came_back_from(
+    study: optuna.Study, others: Others, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("search.loop.PATIENCE_S", 0.4)
+    leases = FlakyLeases(others.folder)
+
+    class Blinking(ScriptedObjective):
+        """Works for longer than the patience, then breaks off, twice."""
+
+        def run(self, study: optuna.Study, trial: optuna.Trial, hold: Hold) -> None:
+            if len(self.script) > 1:
+                time.sleep(0.5)
+                leases.away = where == "between trials"
+                self.script.pop()
+                raise LostError("The database must answer, but does not.")
+            super().run(study, trial, hold)
+
+    class Returning(RecordingWatcher):
+        """Whenever the place of the leases has been asked in vain, it answers the next time."""
+
+        checks = 0
+
+        def check(self) -> None:
+            self.checks += 1
+            if self.checks % 2:
+                leases.away = False
+
+    objective = Blinking(["complete"] * 3)
+    object.__setattr__(objective, "watcher", Returning())
+    with Crew(leases, device="cpu") as crew:
+        assert run_trials(study, objective, crew, asking(study), n_trials=1) == ""
+
+
+def test_a_place_that_never_answers_is_given_up(
+    study: optuna.Study, others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.loop.PATIENCE_S", 0.4)
+    leases = FlakyLeases(others.folder)
+    with Crew(leases, device="cpu") as crew:
+        leases.away = True
+        with pytest.raises(LostError):
+            run_trials(study, ScriptedObjective([]), crew, asking(study), n_trials=1)
