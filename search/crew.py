@@ -26,6 +26,10 @@ class FencedError(Exception):
     """A trial, or the study's lock, has another owner by now, because this one gave no sign of life for too long."""
 
 
+class TakenOverError(FencedError):
+    """The trial has another owner by now, for certain."""
+
+
 class Crew:
     """This process's part in a study. Within it the worker is noted, and a thread shows that it is alive.
 
@@ -216,7 +220,7 @@ class Hold:
         """The study's lock, for an owner that still is one.
 
         Raises:
-            FencedError: It no longer is.
+            FencedError: It no longer is, or the study's lock was taken from this process.
         """
         with self._crew.acting():
             self.check()
@@ -226,12 +230,13 @@ class Hold:
         """Looks, under the lock, whether the trial is still this worker's.
 
         Raises:
-            FencedError: It is not.
+            TakenOverError: It is not.
+            FencedError: The study's lock was taken from this process; the trial may still be its own.
         """
         self._crew.check()
         lease = self._crew.leases.read(self.number)
         if lease is None or (lease.generation, lease.worker) != (self._lease.generation, self._lease.worker):
-            raise FencedError(f"trial {self.number} was taken over while this worker stood still")
+            raise TakenOverError(f"trial {self.number} was taken over while this worker stood still")
 
     def end(self) -> None:
         """Forgets the lease of a trial that is over. Within `acting`."""

@@ -16,7 +16,7 @@ from core.device import is_out_of_memory
 from core.errors import InputError
 from core.metrics import bootstrap_interval, correct_prior
 from core.trainer import EpochResult, NonFiniteLossError, Trainer, TrainResult
-from search.crew import FencedError, Hold
+from search.crew import FencedError, Hold, TakenOverError
 from search.pictures import Pictures, name_pictures
 
 INFEASIBLE = "infeasible"  # the constraint that tells the sampler to stay away
@@ -87,7 +87,7 @@ class Objective:
         Raises:
             StoppedError, OSError, InputError: The trial was broken off, by somebody or by a full disk, say. It stays as
                 it is, and continues from its last epoch.
-            FencedError: It has another owner by now.
+            FencedError: It has another owner by now, or the study's lock was taken from this process.
         """
         try:
             if self.folder.holds_trial(trial.number):
@@ -97,7 +97,7 @@ class Objective:
                 self._tell_infeasible(study, trial, hold, f"{MAX_DEATHS} processes in a row died while they ran it")
             else:
                 self._try(study, trial, hold)
-        except FencedError:
+        except TakenOverError:
             self.folder.checkpoint_file(trial.number, hold.generation).unlink(missing_ok=True)  # nobody reads it
             raise
         self.folder.drop_models(self.keep)

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from core.errors import InputError
 from core.trainer import Trainer
-from search.crew import Crew
+from search.crew import Crew, FencedError, TakenOverError
 from search.objective import Objective, StoppedError
 from tests.search.conftest import RecordingWatcher, go_on, run_trial
 
@@ -165,6 +165,34 @@ def test_a_stopped_trial_continues_under_its_number_with_the_same_history(
     assert record.number == 0
     assert not list(objective.folder.running.glob("*.safetensors"))
     assert len(record.history()) == 2
+
+
+def test_a_trial_goes_on_from_its_checkpoint_after_the_studys_lock_was_lost(
+    study: optuna.Study, objective: Objective, crew: Crew, watcher: RecordingWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        # When the second epoch is reported, the lock is another's; the lease is unchanged.
+        patch.setattr(crew.leases, "holds_lock", lambda: watcher.epochs == [])
+        with pytest.raises(FencedError, match="the study's lock was taken"):
+            run_trial(objective, study, crew, ask(study))
+    go_on(objective, study, crew)
+    assert watcher.epochs == [(0, 0), (0, 1)]
+    assert not list(objective.folder.running.glob("*.safetensors"))
+
+
+def test_a_trial_that_was_taken_over_leaves_no_checkpoint_that_nobody_reads(
+    study: optuna.Study, objective: Objective, crew: Crew, watcher: RecordingWatcher
+) -> None:
+    def lose_in_second_epoch() -> None:
+        if watcher.epochs == [(0, 0)]:
+            watcher.epochs.append((-1, -1))
+            with crew.leases.lock():
+                crew.take(0)
+
+    watcher.on_step = lose_in_second_epoch
+    with pytest.raises(TakenOverError, match="trial 0 was taken over"):
+        run_trial(objective, study, crew, ask(study))
+    assert not list(objective.folder.running.glob("*.safetensors"))
 
 
 def test_a_trial_that_was_kept_but_never_told_is_told_without_training(
