@@ -58,6 +58,7 @@ class Crew:
         )
         self._census = Census(leases, tick_s=grace_s / _BEATS_IN_GRACE)
         self._over = threading.Event()
+        self._is_struck_off = False
         self._thread = threading.Thread(target=self._live, name="alive", daemon=True)
         self._looked_s = 0.0
         self._running: set[int] = set()  # numbers of the trials that this process is at
@@ -74,11 +75,12 @@ class Crew:
         self.leave()
 
     def leave(self) -> None:
-        """Strikes this worker off, which ends those that it has started."""
-        if not self._over.is_set():
-            self._over.set()
-            self._thread.join()
+        """Strikes this worker off, which ends those that it has started. What failed can be tried again."""
+        self._over.set()
+        self._thread.join()  # or its next beat would enlist it again
+        if not self._is_struck_off:
             self.leases.leave(self.me)
+            self._is_struck_off = True
 
     def is_alone(self) -> bool:
         """Whether no other worker of this study can be alive."""

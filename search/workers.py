@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -208,21 +208,29 @@ def _looking(onlooker: Onlooker, deadline: float | None) -> Iterator[None]:
     """Looks on from a thread of its own, since this one waits for the workers; ends them when they should stop."""
     over, told = threading.Event(), set[str]()
 
-    def look() -> None:
+    def attempt(step: Callable[[], None], failure: str) -> None:
         # Whatever it is, those who have to stop for it are the workers, and somebody must go on to end them.
         try:
-            onlooker.look()
+            step()
         except Exception as error:
-            if (trouble := one_line(f"{type(error).__name__}: {error}")) not in told:
-                _log.warning("how the trials come along can't be shown: %s", trouble)
+            if (trouble := one_line(f"{failure}: {type(error).__name__}: {error}")) not in told:
+                _log.warning("%s", trouble)
             told.add(trouble)
+
+    def end() -> None:
+        if stop_asked():
+            onlooker.end_workers("it was asked to")
+        elif deadline is not None and time.monotonic() > deadline:
+            onlooker.end_workers("the --timeout is over")
+        elif onlooker.why:  # somebody has tried to end them, perhaps in vain
+            onlooker.end_workers(onlooker.why)
+
+    def look() -> None:
+        attempt(onlooker.look, "how the trials come along can't be shown")
 
     def look_on() -> None:
         while not over.wait(_LOOK_S):
-            if stop_asked():
-                onlooker.end_workers("it was asked to")
-            elif deadline is not None and time.monotonic() > deadline:
-                onlooker.end_workers("the --timeout is over")
+            attempt(end, "the workers can't be told to stop")
             look()
 
     thread = threading.Thread(target=look_on, name="onlooker", daemon=True)

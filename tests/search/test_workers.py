@@ -21,7 +21,10 @@ from optuna.trial import TrialState
 
 from core.artifacts import StudiesFolder
 from core.budget import Budget
-from core.errors import InputError
+from core.errors import InputError, LostError
+from search.crew import Crew
+from search.file_leases import FileLeases
+from search.leases import Worker
 from search.storage import open_storage
 from search.workers import _looking, visible_cards
 from tests.search.test_run import search
@@ -195,24 +198,60 @@ def test_workers_that_cannot_be_are_refused(
 
 def test_looking_on_goes_on_whatever_can_not_be_shown(caplog: pytest.LogCaptureFixture) -> None:
     class Blind:
-        looks, ended = 0, ""
+        looks, why = 0, ""
 
         def look(self) -> None:
             self.looks += 1
             raise InputError("val_probs.npy must be an array of numbers, but it is damaged.")
 
         def end_workers(self, why: str) -> None:
-            self.ended = why
+            self.why = why
 
     onlooker = Blind()
     with _looking(cast(Any, onlooker), deadline=time.monotonic() + 1.5):
         wait_for_calm = time.monotonic() + 10
-        while not onlooker.ended:
+        while not onlooker.why:
             assert time.monotonic() < wait_for_calm
             time.sleep(0.05)
-    assert onlooker.ended == "the --timeout is over"
+    assert onlooker.why == "the --timeout is over"
     assert onlooker.looks > 1
     assert caplog.text.count("can't be shown: InputError") == 1
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_workers_are_told_to_stop_until_it_has_been_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_asked: bool
+) -> None:
+    class Forgetful(FileLeases):
+        """Can't be written to at first."""
+
+        fails = 2
+
+        def leave(self, worker: Worker) -> None:
+            if self.fails:
+                self.fails -= 1
+                raise LostError("The database must answer, but does not.")
+            super().leave(worker)
+
+    class Ending:
+        why = "" if is_asked else "too many workers died"
+
+        def look(self) -> None:
+            """Shows nothing."""
+
+        def end_workers(self, why: str) -> None:
+            self.why = self.why or why
+            crew.leave()
+
+    monkeypatch.setattr("search.workers._LOOK_S", 0.05)
+    monkeypatch.setattr("search.workers.stop_asked", lambda: is_asked)
+    leases = Forgetful(StudiesFolder(tmp_path).study("tiny"))
+    with Crew(leases, device="none") as crew, _looking(cast(Any, Ending()), deadline=None):
+        until = time.monotonic() + 10
+        while leases.read_worker(crew.me.id) is not None:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    assert caplog.text.count("the workers can't be told to stop: LostError: The database must answer") == 1
 
 
 def test_workers_share_the_memory_that_was_asked_for() -> None:
