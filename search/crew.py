@@ -38,7 +38,8 @@ class Crew:
         device: What this worker computes with, in words.
         goal: Finished trials that the study is to hold.
         parent: The worker that started this one, and that it ends with; empty for none.
-        grace_s: A worker is dead if this one has seen its counter unchanged for so many seconds of its own time.
+        grace_s: A worker is dead if this one has seen its counter unchanged for so many seconds of its own time, and
+            for as many as that worker was given.
     """
 
     def __init__(
@@ -132,11 +133,15 @@ class Crew:
             raise FencedError(_STOOD_STILL)
 
     def is_dead(self, worker: str) -> bool:
-        """Whether a worker will not go on: it has left, its process has ended, or it has been silent for the grace."""
+        """Whether a worker will not go on: it has left, its process has ended, or it has been silent for the grace.
+
+        The longer grace counts of the two that it and this worker were given: it may beat more rarely than this one.
+        """
         entry = self.leases.read_worker(worker)
         if entry is None:
             return worker != self.me.id
-        return self.leases.is_gone(entry) or self._census.silent_s(worker) >= self.grace_s
+        grace_s = max(self.grace_s, _BEATS_IN_GRACE * entry.beat_s)
+        return self.leases.is_gone(entry) or self._census.silent_s(worker) >= grace_s
 
     def is_abandoned(self) -> bool:
         """Whether the parent, if there is one, has ended. Looks at most twice a second.

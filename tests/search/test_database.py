@@ -91,7 +91,7 @@ def test_a_worker_that_is_killed_is_dead_at_once_and_its_trial_is_free(url: str)
 
 def test_a_worker_that_stands_still_loses_its_trial_and_is_fenced(url: str) -> None:
     leases = DatabaseLeases(url, "tiny")
-    with Crew(leases, device="cpu", grace_s=60) as sleeper, Crew(leases, device="cpu", grace_s=1) as crew:
+    with Crew(leases, device="cpu", grace_s=1) as sleeper, Crew(leases, device="cpu", grace_s=1) as crew:
         with leases.lock():
             hold = sleeper.take(5)
         sleeper._over.set()  # its counter stands still from now on

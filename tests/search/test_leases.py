@@ -104,7 +104,7 @@ def test_a_stopped_worker_loses_its_trial_after_the_grace_and_is_fenced_when_it_
         with crew.leases.lock():
             hold = crew.take(0)
         os.kill(process.pid, signal.SIGCONT)
-        assert act(process) == "FencedError"
+        assert act(process) == "TakenOverError"
         with hold.acting():
             pass
         assert hold.generation == 2
@@ -117,6 +117,20 @@ def test_a_worker_that_lives_is_never_taken_for_dead(folder: StudyFolder) -> Non
         while time.monotonic() < until:
             assert not crew.is_dead(worker)
             time.sleep(0.05)
+
+
+def test_a_worker_that_was_given_a_longer_grace_is_waited_for_that_long(folder: StudyFolder) -> None:
+    """On another machine the same command may have been typed with another --grace."""
+    with (
+        Crew(FileLeases(folder), device="cpu", grace_s=3) as patient,
+        Crew(FileLeases(folder), device="cpu", grace_s=0.1) as crew,
+    ):
+        patient._over.set()  # its counter stands still from now on
+        begun = time.monotonic()
+        wait_for(lambda: crew._census.silent_s(patient.me.id) > 1)
+        assert not crew.is_dead(patient.me.id)
+        wait_for(lambda: crew.is_dead(patient.me.id))
+        assert time.monotonic() - begun > 2.5
 
 
 def test_the_lock_is_taken_from_a_process_that_was_stopped_while_it_had_it(
@@ -311,11 +325,11 @@ def test_an_error_of_one_that_lost_the_lock_is_a_consequence_of_that(folder: Stu
 def test_a_parent_that_stands_still_on_this_machine_is_waited_for(folder: StudyFolder) -> None:
     leases = FileLeases(folder)
     with (
-        Crew(FileLeases(folder), device="none", grace_s=60) as parent,
+        Crew(FileLeases(folder), device="none", grace_s=0.5) as parent,
         Crew(leases, device="cpu", parent=parent.me.id, grace_s=0.5) as child,
     ):
-        time.sleep(1)  # the parent has shown nothing for longer than the child's grace
-        assert child.is_dead(parent.me.id)
+        parent._over.set()  # its counter stands still from now on
+        wait_for(lambda: child.is_dead(parent.me.id))
         assert not child.is_abandoned()
 
 
