@@ -4,6 +4,8 @@ import functools
 import hashlib
 import importlib.util
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -18,6 +20,7 @@ from core.errors import InputError, LostError, one_line, shorten
 DRIVER = "postgresql+psycopg"
 PATIENCE_S = 60.0  # a database that is started anew is waited for
 _POLL_S = 1.0
+_OPTIONS: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
 # Classes of PostgreSQL's SQLSTATE (its manual, appendix A): broken connections, a standby that is not yet the primary,
 # too little disk, memory or connections, and shutting down.
 _PASSING = ("08", "25006", "53", "57P0")
@@ -59,26 +62,53 @@ def open_database(url: str) -> BaseStorage:
     Raises:
         InputError: The URL is none of ours, or the database can't be reached.
     """
-    parsed = parse_url(url)
-    options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
-    engine = sqlalchemy.create_engine(parsed, **options)
+    with _connected(url, "reached and written to") as connection:
+        # Two that make the same tables at once would be in each other's way.
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": lock_key("dermatune tables")})
+        storage = RDBStorage(parse_url(url).render_as_string(hide_password=False), engine_kwargs=_OPTIONS.copy())
+        if missing := _missing_tables(connection):  # whoever may only read has no right to ask for those that are there
+            with storage.engine.begin() as tables:
+                for name in missing:
+                    tables.execute(sqlalchemy.text(_TABLES[name]))
+    _wait_for_it(storage.engine, shown(url))
+    return optuna.storages.get_storage(storage)
+
+
+def read_database(url: str) -> BaseStorage:
+    """Opens Optuna's storage in a database that has its tables, and writes nothing.
+
+    Raises:
+        InputError: The URL is none of ours, or the database can't be reached or holds no studies.
+    """
+    with _connected(url, "reached") as connection:
+        if not sqlalchemy.inspect(connection).has_table("studies") or _missing_tables(connection):
+            raise InputError(
+                f"`--storage` must be a database that search.run wrote to, but {shown(url)} holds no studies. Give the "
+                "one that it wrote to."
+            )
+    return open_database(url)
+
+
+@contextmanager
+def _connected(url: str, can: str) -> Iterator[sqlalchemy.Connection]:
+    """A connection for once, to find out whether there is a database that can be used so."""
+    engine = sqlalchemy.create_engine(parse_url(url), **_OPTIONS)
     try:
         with engine.connect() as connection:
-            # Two that make the same tables at once would be in each other's way.
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": lock_key("dermatune tables")})
-            storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)
-            with storage.engine.begin() as tables:
-                for statement in _TABLES:
-                    tables.execute(sqlalchemy.text(statement))
+            yield connection
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise InputError(
-            f"`--storage` must be a database that can be reached and written to, but {shown(url)} is not "
-            f"({_reason(error)}). Start it, or mend the URL."
+            f"`--storage` must be a database that can be {can}, but {shown(url)} is not ({_reason(error)}). Start it, "
+            "or mend the URL."
         ) from error
     finally:
         engine.dispose()
-    _wait_for_it(storage.engine, shown(url))
-    return optuna.storages.get_storage(storage)
+
+
+def _missing_tables(connection: sqlalchemy.Connection) -> list[str]:
+    """Our tables that the database lacks."""
+    there = sqlalchemy.inspect(connection)
+    return [name for name in _TABLES if not there.has_table(name)]
 
 
 def engine_of(url: str) -> sqlalchemy.Engine:
@@ -93,11 +123,11 @@ def lock_key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
-_TABLES = tuple(
-    f"CREATE TABLE IF NOT EXISTS dermatune_{name} (study text, {key}, entry text, seen timestamptz DEFAULT now(), "
+_TABLES = {
+    name: f"CREATE TABLE IF NOT EXISTS {name} (study text, {key}, entry text, seen timestamptz DEFAULT now(), "
     f"PRIMARY KEY (study, {key.split()[0]}))"
-    for name, key in (("workers", "id text"), ("leases", "number integer"))
-)
+    for name, key in (("dermatune_workers", "id text"), ("dermatune_leases", "number integer"))
+}
 
 
 def _wait_for_it(engine: sqlalchemy.Engine, name: str) -> None:

@@ -180,10 +180,12 @@ def read_storage(studies: StudiesFolder, database: str = "") -> BaseStorage:
         database: URL of a database; empty for the journal.
 
     Raises:
-        InputError: There is no journal, it is damaged, or the database can't be reached.
+        InputError: There is no journal, it is damaged, or the database can't be reached or holds no studies.
     """
     if database:
-        return _open_database(database)
+        from search.database import read_database  # imported late, as above
+
+        return read_database(database)
     if not studies.journal_file.is_file():
         raise InputError(
             f"`studies` must be a folder that search.run wrote to, but {studies.root} has no journal.log. "

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
-from core.artifacts import StudyFolder
+from core.artifacts import StudiesFolder, StudyFolder
 from core.cli import without_password
 from core.errors import InputError, LostError
 from core.mirror import MirroredStudies, open_studies
@@ -30,6 +30,7 @@ from search.database_leases import DatabaseLeases
 from search.leases import Lease, Worker
 from search.status import build_parser as status_parser
 from search.status import main as show_status
+from search.storage import read_storage
 from tests.postgres import Server, server
 from tests.search.test_run import search
 from tests.search.test_workers import NAME, start, wait_for
@@ -371,3 +372,23 @@ def test_a_standby_is_waited_for_until_it_can_be_written_to(database: Server) ->
     trial.report(0.5, 0)
     leases.remove(3)
     assert study.trials[0].intermediate_values == {0: 0.5}
+
+
+def test_who_only_reads_makes_no_tables_and_needs_no_right_to(database: Server, tmp_path: Path) -> None:
+    open_database(database.url)
+    admin = sqlalchemy.create_engine(parse_url(database.url), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        for statement in ("CREATE DATABASE hospital", "CREATE ROLE reader LOGIN", "GRANT pg_read_all_data TO reader"):
+            connection.execute(sqlalchemy.text(statement))
+    admin.dispose()
+
+    hospital = database.url.replace("/postgres", "/hospital")
+    with pytest.raises(InputError, match=r"that search\.run wrote to, but .*/hospital holds no studies"):
+        read_storage(StudiesFolder(tmp_path), hospital)
+    others = sqlalchemy.create_engine(parse_url(hospital))
+    assert sqlalchemy.inspect(others).get_table_names() == []
+    others.dispose()
+
+    reader = database.url.replace("tests@", "reader@")
+    assert "tiny" not in [study.study_name for study in read_storage(StudiesFolder(tmp_path), reader).get_all_studies()]
+    assert DatabaseLeases(reader, "tiny").read_leases() == {}
