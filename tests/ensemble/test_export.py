@@ -279,12 +279,12 @@ def test_file_tells_nothing_of_the_machine_that_wrote_it(exported: Path) -> None
 
 
 def test_exported_files_go_with_the_folder_when_it_is_built_anew(exported: Path) -> None:
-    folder = StudiesFolder(exported.parent.parent)
-    check_replaceable(folder.ensemble, folder.names_in(folder.ensemble))
+    folder, studies = exported.parent, StudiesFolder(exported.parent.parent)
+    check_replaceable(folder, studies.names_in(folder))
     stranger = exported.with_name("mine.onnx")
     stranger.touch()
     with pytest.raises(InputError, match=r"it holds mine\.onnx"):
-        check_replaceable(folder.ensemble, folder.names_in(folder.ensemble))
+        check_replaceable(folder, studies.names_in(folder))
     stranger.unlink()
 
 
