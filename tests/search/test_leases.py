@@ -34,15 +34,18 @@ leases = FileLeases(StudiesFolder(Path(sys.argv[1])).study("tiny"))
 with Crew(leases, device="cpu", grace_s=float(sys.argv[2])) as crew:
     with leases.lock():
         hold = crew.take(int(sys.argv[3]))
-        print(crew.me.id, flush=True)
         if sys.argv[4] == "in the lock":
+            print(crew.me.id, flush=True)
             time.sleep(60)
+    print(crew.me.id, flush=True)  # without the lock: whoever is stopped now keeps nobody waiting
     for line in sys.stdin:  # asked to act
+        told = "mine"
         try:
             with hold.acting():
-                print("mine", flush=True)
+                pass
         except Exception as error:
-            print(type(error).__name__, flush=True)
+            told = type(error).__name__
+        print(told, flush=True)
 """
 
 
