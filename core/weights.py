@@ -93,9 +93,9 @@ def _from_file(path: Path, arch: Arch) -> Weights:
     weights = Weights.load(path)
     if weights.apart is None and any(map(_in_head(arch), names_in_classifier(path))):
         raise InputError(
-            f"`weights` must say which images they were kept apart from if a trial has trained them, but {path} looks "
-            "like a trial's model and doesn't, and it may know images that a study seals. Give a file of core.pretrain "
-            "or others' weights; if these are others', save them without backbone. before every name."
+            f"`weights` must not be a trial's model, which may know images that this study seals, but {path} looks "
+            "like one. Give a file of core.pretrain or others' weights (if these are, save them without `backbone.` "
+            "before each name)."
         )
     if weights.arch not in (None, arch.timm_name) or weights.tag not in (None, arch.weight_tag):
         told = ".".join(part for part in (weights.arch, weights.tag) if part)

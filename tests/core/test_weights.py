@@ -129,7 +129,7 @@ def test_a_trials_model_is_refused_unless_it_says_which_images_it_does_not_know(
     arch = dataclasses.replace(resolve_arch(TINY), image_size=64)
     state = build_classifier(arch, num_classes=7, weights=None, seed=0).state_dict()
     write_tensors(tmp_path / "model.safetensors", state)
-    with pytest.raises(InputError, match=r"must say which images they were kept apart from .*model\.safetensors looks"):
+    with pytest.raises(InputError, match=r"must not be a trial's model, .*model\.safetensors looks like one"):
         resolve_weights(str(tmp_path / "model.safetensors"), arch)
     write_tensors(tmp_path / "told.safetensors", state, {"apart": write_apart(["0a" * 32])})
     assert resolve_weights(str(tmp_path / "told.safetensors"), arch).apart is not None
