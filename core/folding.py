@@ -41,13 +41,12 @@ def fold_norms(network: nn.Module, images: Tensor) -> nn.Module:
         return network
     with TRACING, torch.no_grad():
         try:
-            folded = _folded(network)
-            fewer = None if folded is None else folded(images)
+            if (folded := _folded(network)) is None:
+                return network
+            fewer = folded(images)
         # Whatever a model's own Python does with a stand-in for a tensor, or with modules that aren't there any more.
         except Exception as error:
             _log.debug("a network is not folded: %s", error)
-            return network
-        if folded is None or fewer is None:
             return network
         if not are_close(network(images), fewer):
             _log.debug("a network is not folded: its trace leads elsewhere")

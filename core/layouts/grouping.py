@@ -1,18 +1,16 @@
 """Which images belong together: lesions and patients as tables name them, joined where they share an image."""
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from core.errors import few
+from core.layouts.image_names import composed
 from core.tables import Table
 
 PATIENTS = ("patient_id", "patient", "subject", "group", "case")
 LESIONS = ("lesion_id", "lesion")
-
-
 _FLOAT = re.compile(r"(\d+)\.0")
 
 
@@ -25,7 +23,7 @@ def spelling_of_group(name: str) -> str:
     ('12', 'pat4')
     """
     whole = _FLOAT.fullmatch(name)
-    return whole[1] if whole else unicodedata.normalize("NFC", name).casefold()
+    return whole[1] if whole else composed(name).casefold()
 
 
 class Group(NamedTuple):
