@@ -5,7 +5,8 @@ A step of a MobileNet is some 600 small kernels. They take an H100 4 ms, and Pyt
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -52,7 +53,7 @@ def record(function: Function, inputs: Tensors) -> Function:
     held = tuple(torch.empty_like(tensor) for tensor in inputs)
     graph = torch.cuda.CUDAGraph()
     # Threads of FFCV, which copy batches to the card meanwhile, are not part of it.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with _undone_if_it_fails(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outputs = function(*held)
 
     def launch(*tensors: Tensor) -> Tensors:
@@ -61,6 +62,23 @@ def record(function: Function, inputs: Tensors) -> Function:
         return tuple(output.clone() for output in outputs)
 
     return launch
+
+
+@contextmanager
+def _undone_if_it_fails() -> Iterator[None]:
+    """Leaves the card's generator and stream as they were where a recording fails.
+
+    PyTorch stops short of that: every later draw would fail with "Offset increment outside graph capture" (seen with
+    2.11), and all later work would go to the stream of recordings.
+    """
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    state, stream = generator.clone_state(), torch.cuda.current_stream()
+    try:
+        yield
+    except BaseException:
+        torch.cuda.set_stream(stream)
+        generator.graphsafe_set_state(state)
+        raise
 
 
 class Recorded:

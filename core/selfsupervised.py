@@ -109,13 +109,11 @@ class VicReg(SelfSupervised):
     """Views give the same, while each dimension varies and no two vary together (Bardes et al. 2022, section 4)."""
 
     def __init__(self, classifier: Classifier, features: int) -> None:
-        from lightly.loss import VICRegLoss
         from lightly.models.modules.heads import BarlowTwinsProjectionHead
 
         super().__init__(classifier)
         # The paper's expander is that of Barlow Twins: three layers of one width, batch norm and ReLU after two.
         self.projection = BarlowTwinsProjectionHead(features, _HIDDEN, _HIDDEN)
-        self._criterion = VICRegLoss()
 
     def forward(self, first_BCHH: Tensor, second_BCHH: Tensor) -> tuple[Tensor, Tensor]:
         """As `SelfSupervised.forward`; the loss is 0 or more."""
@@ -123,7 +121,30 @@ class VicReg(SelfSupervised):
         projections = [self.projection(each).float() for each in features]
         # Covariances are sums over the batch: in half precision they would lose what the loss is about, or overflow.
         with torch.autocast(first_BCHH.device.type, enabled=False):
-            return self._criterion(*projections), features[0].detach().float()
+            return vicreg_loss(*projections), features[0].detach().float()
+
+
+def vicreg_loss(first_BD: Tensor, second_BD: Tensor) -> Tensor:
+    """Invariance, variance and covariance of two projections (Bardes et al. 2022, equations 1 to 6).
+
+    The covariance is ours: lightly takes what lies off the diagonal by a mask, whose places a card has to count before
+    it goes on, so that the step could not be recorded.
+    """
+    from lightly.loss.vicreg_loss import invariance_loss, variance_loss
+
+    projections = (first_BD, second_BD)
+    invariance = cast(Tensor, invariance_loss(first_BD, second_BD))
+    variance = torch.stack([variance_loss(each) for each in projections]).mean()
+    covariance = torch.stack([_covariance_loss(each) for each in projections]).sum()
+    return 25 * (invariance + variance) + covariance
+
+
+def _covariance_loss(projection_BD: Tensor) -> Tensor:
+    """Squared covariances of different dimensions, summed, over D."""
+    size, dimensions = projection_BD.shape
+    centred_BD = projection_BD - projection_BD.mean(0)
+    covariance_DD = centred_BD.T @ centred_BD / (size - 1)
+    return 2 * covariance_DD.triu(1).square().sum() / dimensions  # it is symmetric
 
 
 _BUILD: dict[str, Callable[[Classifier, int], SelfSupervised]] = {"byol": Byol, "simsiam": SimSiam, "vicreg": VicReg}

@@ -154,7 +154,7 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         model = load_network(file, self.arch, num_classes=len(self.classes), device=self.device_)
         with torch.inference_mode(), autocast(self.device_):
             grey = torch.zeros(1, 3, self.arch.image_size, self.arch.image_size, device=self.device_)
-            self._check_numbers(model.eval()(grey).cpu().numpy(), file)
+            self._check_numbers(model.eval()(grey).float().cpu().numpy(), file)  # NumPy has no bf16
         # In half precision folded weights would be rounded to other numbers than those that were judged.
         folds = compute_dtype(self.device_) == torch.float32
         return model.folded(self.arch.image_size) if folds else model

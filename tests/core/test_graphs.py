@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.config import TrainConfig
-from core.graphs import Function, Recorded, Tensors, recorder_for
+from core.graphs import Function, Recorded, Tensors, record, recorder_for
 from core.trainer import Trainer, TrainResult
 from tests.fixtures.colours import colour_config, colour_trainer, go_on, resumed_after_a_cut
 
@@ -199,3 +199,19 @@ def test_runs_one_after_the_other_keep_no_memory() -> None:
         trainer.train(wanted, go_on)
         taken.append(torch.cuda.memory_reserved())
     assert taken[-1] <= taken[1]
+
+
+@pytest.mark.gpu
+def test_what_cannot_be_recorded_leaves_the_card_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    looking = Recorded(lambda tensor: (tensor * tensor.sum().item(),), record)
+    before, tensor = torch.cuda.current_stream(), torch.ones(3, device=CUDA)
+    torch.manual_seed(0)
+    expected = [torch.rand(2, device=CUDA) for _ in range(2)]
+    torch.manual_seed(0)
+    drawn = [torch.rand(2, device=CUDA)]
+    for _ in range(3):
+        torch.testing.assert_close(looking(tensor)[0], torch.full((3,), 3.0, device=CUDA))
+    drawn.append(torch.rand(2, device=CUDA))
+    assert torch.cuda.current_stream() == before
+    assert all(map(torch.equal, drawn, expected))
+    assert ["kernel by kernel" in entry.message for entry in caplog.records] == [True]

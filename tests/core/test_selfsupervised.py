@@ -5,7 +5,10 @@ import torch
 
 from core.archs import resolve_arch
 from core.backbones import build_classifier
-from core.selfsupervised import build_method
+from core.collapse import spread
+from core.pretrain import METHODS
+from core.selfsupervised import build_method, vicreg_loss
+from tests.fixtures.looking import looking_at_numbers
 
 pytest.importorskip("lightly", reason="lightly isn't installed: pip install -e .[unlabelled]")
 
@@ -22,3 +25,32 @@ def test_a_slow_copy_moves_towards_the_network_and_not_the_other_way():
     method.after_step(1.0)  # at the end it stands still
     torch.testing.assert_close(weight - copied, torch.full_like(weight, 0.99), atol=1e-5, rtol=0)
     assert not any(parameter.requires_grad for parameter in method.target.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_step_looks_at_its_numbers_so_that_a_card_can_record_it(name):
+    arch = resolve_arch("test_efficientnet")
+    classifier = build_classifier(arch, num_classes=2, weights=None, seed=0)
+    method = build_method(name, classifier, image_size=32, seed=0).train()
+    with looking_at_numbers() as looks:
+        loss, features_BF = method(torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32))
+        loss.backward()
+        spread(features_BF)
+    assert looks == []
+    with looking_at_numbers() as looks:
+        features_BF[features_BF > 0].sum()
+        loss.item()
+    assert len(looks) == 2, "the looking is seen"
+
+
+def test_vicreg_is_that_of_lightly():
+    from lightly.loss import VICRegLoss
+
+    ours, theirs = ([torch.randn(24, 16, generator=torch.manual_seed(seed)) for seed in (0, 1)] for _ in range(2))
+    for projection in (*ours, *theirs):
+        projection.requires_grad_()
+    losses = vicreg_loss(*ours), VICRegLoss()(*theirs)
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(ours[0].grad, theirs[0].grad)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
 from benchmarks import predict as benchmark
@@ -90,6 +91,18 @@ def test_ensemble_and_members_can_be_cloned(ensemble: Path, image_folder: Path) 
     assert isinstance(member, TrialClassifier)
     assert not hasattr(member, "model_")
     assert member.fit().predict(files).shape == (2,)
+
+
+def test_members_classify_in_half_precision_as_on_a_card(
+    built: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sorted((image_folder / "mel").iterdir())[:4]
+    whole_NC = load_ensemble(built, device="cpu").predict_proba(files)
+    for module in ("core.device", "ensemble.inference"):
+        monkeypatch.setattr(f"{module}.compute_dtype", lambda device: torch.bfloat16)
+    half_NC = load_ensemble(built, device="cpu").predict_proba(files)
+    np.testing.assert_allclose(half_NC, whole_NC, atol=0.05)
+    assert not np.array_equal(half_NC, whole_NC), "it was half precision"
 
 
 def test_images_of_one_size_are_opened_once_for_all_members(ensemble: Path, image_folder: Path) -> None:
