@@ -103,7 +103,9 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         recalls = [100 * row["recall"] for row in points]
         axis.errorbar(shares, recalls, [below, above], label=arm, color=colour, marker="o", capsize=3)
     axis.set_xscale("log")
+    axis.set_xticks([100 * share for share in sorted({row["share"] for row in rows})], minor=False)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g} %"))
+    axis.minorticks_off()
     axis.set_xlabel("Lesions with labels")
     axis.set_ylabel("Macro recall on validation (%)")
     axis.legend(frameon=False)
