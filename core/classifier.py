@@ -80,8 +80,9 @@ class Classifier(nn.Module):
         Args:
             image_size: Side of the images to compare both on, pixels.
         """
-        numbers = torch.Generator(self.drop_rate.device).manual_seed(0)
-        images = torch.rand(2, 3, image_size, image_size, device=self.drop_rate.device, generator=numbers)
+        like, numbers = self.drop_rate, torch.Generator(self.drop_rate.device).manual_seed(0)
+        size = (2, 3, image_size, image_size)
+        images = torch.rand(size, device=like.device, dtype=like.dtype, generator=numbers)
         self.eval()
         return fold_norms(nn.Sequential(_Embedder(self.backbone), self._head).eval(), images)
 
