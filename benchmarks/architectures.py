@@ -31,9 +31,10 @@ the weight tag; transformers whose positions timm can resample take other sizes,
 Held to at every depth by `pytest --slow tests/core/test_architectures.py`, at a few depths and by a small one of each
 family in every run of the tests: a step of training changes the blocks that learn, their running statistics and
 nothing else; the halves of the network, cut where learning begins, give what the whole gives, so that what is frozen is
-computed once per view; what is saved and loaded says the same, and that as timm's own forward pass does; with its batch norms
-folded into convolutions, as they are for a vote on a processor, it says so too, to 1e-9 in double precision. At every
-depth only, as it takes long: an ensemble of it, exported to ONNX, gives PyTorch's probabilities to 1e-4."""
+computed once per view; what is saved and loaded says the same, and that as timm's own forward pass does; with its
+batch norms folded into convolutions, as they are for a vote on a processor, it says so too, to 1e-9 in double
+precision. At every depth only, as it takes long: an ensemble of it, exported to ONNX, gives PyTorch's probabilities to
+1e-4."""
 
 _SPACES = """## What is searched
 MobileNets and EfficientNets have ranges of their own (`search/space.py`); any other backbone has them by its size:
