@@ -256,9 +256,10 @@ def _check_export(arch: "Arch") -> float:
     from ensemble.onnx_file import check_onnx, write_onnx
 
     model = build_classifier(arch, num_classes=CLASSES, weights=None, seed=0)
-    images = _images(arch)
+    images = _coloured(arch)
     with torch.no_grad():
-        # With statistics of images, or what a new network makes of them fades from layer to layer.
+        # With statistics of such images as are compared, and of many: else what a new network makes of them fades from
+        # layer to layer, or grows to logits of 1e5 whose last digits decide.
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.momentum = 1.0
@@ -270,6 +271,17 @@ def _check_export(arch: "Arch") -> float:
         file = Path(folder) / "model.onnx"
         write_onnx(graph, file)
         return check_onnx(graph, file)
+
+
+def _coloured(arch: "Arch") -> "Tensor":
+    """Noise of few grey levels around a colour of each image's own (64, 3, H, H), normalised."""
+    import torch
+
+    numbers = torch.Generator().manual_seed(2)
+    colours = torch.rand(64, 3, 1, 1, generator=numbers) * 0.8
+    pixels = colours + torch.rand(64, 3, arch.image_size, arch.image_size, generator=numbers) * 0.2
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (arch.mean, arch.std))
+    return (pixels - mean) / std
 
 
 def _alone(arch: "Arch") -> "EnsembleSpec":
