@@ -1,10 +1,11 @@
 """What ensembles of several seeds say of the one test split: python -m benchmarks.seeds STUDIES STUDIES ...
 
 Each folder is of another `search.run --seed`, which draws train and validation and leaves the test split as it is, and
-`ensemble.build` has opened the test in it. For each step of the ladder, the mean of the seeds' macro recalls beside
-each of them. Seeds are judged by the same lesions, so that resampling these moves all of them: the standard error of
-their mean is at most the mean of their standard errors, and the interval given is that upper bound, the mean of both
-ends. The ratio is the ensembles' mean recall over that of the best single trials. Nothing is trained or opened.
+`ensemble.build` has opened the test in it. For each step of the ladder: the mean of the seeds' macro recalls, each of
+them, and two intervals of the mean. The first is over lesions, for these very networks: the mean of both ends of the
+seeds' own, which bounds it, since the standard error of a mean is at most the mean of the standard errors, whatever
+hangs together. The second is Student's over the seeds, whose networks differ and whose test lesions are the same. The
+ratio is the ensembles' mean recall over that of the best single trials. Nothing is trained or opened.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablation_table import student_interval
 from benchmarks.reporting import add_out_argument, finish
 from core.cli import Parser, run, write
 from core.errors import InputError
@@ -35,8 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Reads the reports, and shows their means."""
+    if len({folder.resolve() for folder in args.studies}) < len(args.studies):
+        raise InputError("`studies` must be folders of different seeds, but got one of them twice. Name each once.")
     metrics = [read_metrics(folder) for folder in args.studies]
     refuse_strangers(args.studies, metrics)
+    for folder, each in zip(args.studies, metrics, strict=True):
+        if (opening := each["test"]["opening"]) > 1:
+            write(f"optimistic: {folder} had opened the test {opening} times when its ensemble was judged")
     rows = summarise(metrics)
     write(markdown(rows))
     recalls = {row["step"]: row["mean"] for row in rows}
@@ -137,6 +144,7 @@ def _row(step: str, values: Sequence[float], intervals: Sequence[Sequence[float]
         "step": step,
         "mean": statistics.mean(values),
         "interval": [statistics.mean(ends) for ends in zip(*intervals, strict=True)],
+        "interval_over_seeds": list(student_interval(values)),
         "values": list(values),
         "intervals": [list(each) for each in intervals],
     }
@@ -144,17 +152,26 @@ def _row(step: str, values: Sequence[float], intervals: Sequence[Sequence[float]
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table for people: percent, gains in points."""
-    lines = ["| step | mean | 95 % interval, at most | each seed | accuracy |", "|---|---:|---:|---|---:|"]
+    lines = [
+        "| step | mean | 95 % interval over lesions | over seeds | each seed | accuracy |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
     for row in rows:
         sign = "+" if row["step"] == GAIN else ""
-        low, high = (f"{100 * end:{sign}.1f}" for end in row["interval"])
+        lesions, seeds = (_between(row[name], sign) for name in ("interval", "interval_over_seeds"))
         each = ", ".join(
-            f"{100 * value:{sign}.1f} ({100 * ends[0]:{sign}.1f} to {100 * ends[1]:{sign}.1f})"
+            f"{100 * value:{sign}.1f} ({_between(ends, sign)})"
             for value, ends in zip(row["values"], row["intervals"], strict=True)
         )
         accuracy = f"{100 * row['accuracy']:.1f}" if "accuracy" in row else ""
-        lines.append(f"| {row['step']} | {100 * row['mean']:{sign}.1f} | {low} to {high} | {each} | {accuracy} |")
+        mean = f"{100 * row['mean']:{sign}.1f}"
+        lines.append(f"| {row['step']} | {mean} | {lesions} | {seeds} | {each} | {accuracy} |")
     return "\n".join(lines)
+
+
+def _between(ends: Sequence[float | None], sign: str) -> str:
+    low, high = ends
+    return "" if low is None or high is None else f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f}"
 
 
 if __name__ == "__main__":

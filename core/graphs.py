@@ -6,7 +6,7 @@ A step of a MobileNet is some 600 small kernels. They take an H100 4 ms, and Pyt
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import torch
@@ -53,7 +53,8 @@ def record(function: Function, inputs: Tensors) -> Function:
     held = tuple(torch.empty_like(tensor) for tensor in inputs)
     graph = torch.cuda.CUDAGraph()
     # Threads of FFCV, which copy batches to the card meanwhile, are not part of it.
-    with _undone_if_it_fails(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    pool = torch.cuda.graph_pool_handle()
+    with _undone_if_it_fails(pool), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         outputs = function(*held)
 
     def launch(*tensors: Tensor) -> Tensors:
@@ -65,27 +66,46 @@ def record(function: Function, inputs: Tensors) -> Function:
 
 
 @contextmanager
-def _undone_if_it_fails() -> Iterator[None]:
-    """Leaves the card's generator and stream as they were where a recording fails.
+def _undone_if_it_fails(pool: tuple[int, int]) -> Iterator[None]:
+    """Puts right what PyTorch leaves behind where a recording is invalid: it stops before it has cleaned up.
 
-    PyTorch stops short of that: every later draw would fail with "Offset increment outside graph capture" (seen with
-    2.11), and all later work would go to the stream of recordings.
+    All later work would go to the stream of recordings; the allocator would refuse to free what it has in store; and,
+    with 2.11, every later draw would fail with "Offset increment outside graph capture". The generator is then given a
+    new state, which recordings that were made before don't know: they must not be launched any more.
+
+    Args:
+        pool: Of the memory that the recording takes.
     """
-    generator = torch.cuda.default_generators[torch.cuda.current_device()]
-    state, stream = generator.clone_state(), torch.cuda.current_stream()
+    device, stream = torch.cuda.current_device(), torch.cuda.current_stream()
+    generator = torch.cuda.default_generators[device]
+    state = generator.clone_state()
     try:
         yield
     except BaseException:
         torch.cuda.set_stream(stream)
-        generator.graphsafe_set_state(state)
+        with suppress(RuntimeError):  # where it did clean up, nothing is taken from the pool any more
+            torch._C._cuda_endAllocateToPool(device, pool)
+        if not _can_draw(generator):
+            generator.graphsafe_set_state(state)
         raise
+
+
+def _can_draw(generator: torch.Generator) -> bool:
+    """Whether a generator gives numbers; it stays where it is."""
+    offset = generator.get_offset()
+    try:
+        torch.rand(1, device=generator.device, generator=generator)
+    except RuntimeError:
+        return False
+    generator.set_offset(offset)
+    return True
 
 
 class Recorded:
     """A function that is recorded at its second call with tensors of the same kind.
 
-    The first call computes as ever, and by that loads the kernels and allocates the memory that a recording needs. What
-    can't be recorded is computed as ever too: slower, but not stopped.
+    The first call computes as ever, and by that loads the kernels and allocates the memory that a recording needs.
+    Where one kind can't be recorded all are computed as ever: slower, but not stopped.
 
     Args:
         function: From tensors to tensors; it may change what it uses besides them, in place.
@@ -119,6 +139,7 @@ class Recorded:
             if is_out_of_memory(error):
                 raise
             _log.warning("steps are launched kernel by kernel, which is slower: %s", one_line(str(error))[:300])
+            self._recorder, self._known = None, {}  # nor others: see `_undone_if_it_fails`
             return self._function
         self.recordings += 1
         return recording

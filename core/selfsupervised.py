@@ -125,7 +125,7 @@ class VicReg(SelfSupervised):
 
 
 def vicreg_loss(first_BD: Tensor, second_BD: Tensor) -> Tensor:
-    """Invariance, variance and covariance of two projections (Bardes et al. 2022, equations 1 to 6).
+    """Invariance, variance and covariance of two projections, averaged as in the code of Bardes et al. 2022.
 
     The covariance is ours: lightly takes what lies off the diagonal by a mask, whose places a card has to count before
     it goes on, so that the step could not be recorded.

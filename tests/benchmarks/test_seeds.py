@@ -63,9 +63,31 @@ def test_the_command_shows_them_and_ends_with_the_ratio(tmp_path: Path, capsys: 
     out = tmp_path / "out.json"
     assert run(main, build_parser(), [*map(str, folders), "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert "| gain over it | +10.0 | +1.0 to +20.0 | +10.0 (+0.0 to +20.0), +10.0 (+2.0 to +20.0) |  |" in told
+    assert (
+        "| gain over it | +10.0 | +1.0 to +20.0 | +10.0 to +10.0 | +10.0 (+0.0 to +20.0), +10.0 (+2.0 to +20.0) |  |"
+    ) in told
+    assert "optimistic" not in told
     assert told.endswith("ratio: 1.14\n")
     assert json.loads(out.read_text())["rows"][0]["openings"] == [1, 1]
+
+
+def test_the_intervals_over_seeds_are_students() -> None:
+    rows = {row["step"]: row for row in summarise([metrics(0), metrics(1), metrics(2)])}
+    assert rows[ENSEMBLE]["interval_over_seeds"] == pytest.approx([0.81 - 0.0248, 0.81 + 0.0248], abs=1e-4)
+
+
+def test_a_later_opening_is_called_optimistic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = metrics(0)
+    content["test"]["opening"] = 2
+    folder = write(tmp_path / "seed-0", content)
+    assert run(main, build_parser(), [str(folder), "--out", str(tmp_path / "out.json")]) == 0
+    assert f"optimistic: {folder} had opened the test 2 times" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_named_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "seed-0", metrics(0))
+    assert run(main, build_parser(), [str(folder), f"{folder}/../seed-0"]) == 2
+    assert "but got one of them twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
