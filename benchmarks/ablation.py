@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.ablation_changes import BASE, CHANGES, base_values, changed_values, choose_changes, config_of
 from benchmarks.ablation_table import best_change, compare, markdown
-from benchmarks.reporting import RESULTS, finish
+from benchmarks.reporting import RESULTS, finish, json_file
 from core.cli import Parser, Progress, natural_int, positive_int, progress, run, write
 from core.dataspec import add_data_arguments, read_data_arguments
 from core.errors import InputError, counted, few
@@ -46,8 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", default=[], choices=CHANGES, metavar="NAME", help=f"of {few(CHANGES)}")
     parser.add_argument("--weights", default="auto", help="default: auto")
     parser.add_argument("--device", default="auto", help="default: auto")
-    parser.add_argument("--recording", type=Path, help="JSON file of the runs (default: in benchmarks/recordings)")
-    parser.add_argument("--out", type=Path, help="JSON file of the table (default: in benchmarks/results)")
+    parser.add_argument("--recording", type=json_file, help="JSON file of the runs (default: in benchmarks/recordings)")
+    parser.add_argument("--out", type=json_file, help="JSON file of the table (default: in benchmarks/results)")
     return parser
 
 

@@ -9,9 +9,9 @@ import argparse
 import platform
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from benchmarks.reporting import json_file
 from core.cli import Parser, natural_int, positive_int, run, write
 from core.dataspec import add_data_arguments, read_data_arguments
 from core.errors import InputError
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = Parser(prog="python -m benchmarks.curves", description=__doc__)
     add_data_arguments(parser, help="folder of labelled images, CSV or npz file; repeated, they are merged")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write, and to continue")
+    parser.add_argument("--out", type=json_file, required=True, help="JSON file to write, and to continue")
     parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")
     parser.add_argument("--trials", type=positive_int, default=60, help="default: 60")
     parser.add_argument("--first", type=natural_int, default=0, help="number of the first trial (default: 0)")

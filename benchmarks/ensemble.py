@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.reporting import add_out_argument, finish, spread
 from core.cli import Parser, natural_int, positive_int, run, write
+from core.errors import InputError
 
 if TYPE_CHECKING:
     from ensemble.weighting import Candidates
@@ -43,6 +44,10 @@ def main(args: argparse.Namespace) -> int:
     """Measures each vote."""
     from ensemble.tied import MOST
 
+    if args.rows < len(CLASSES):
+        raise InputError(
+            f"`--rows` must be at least {len(CLASSES)}, one of each class, but got --rows {args.rows}. Choose more."
+        )
     rows = []
     for vote, top_k in (("mean", MOST), *((vote, None) for vote in VOTES)):
         runs = [measure(draw(args.trials, args.rows, args.seed), vote, top_k) for _ in range(args.repeats)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.labels_table import ARMS, BASE, SELF, SEMI, compare, draw, markdown
-from benchmarks.reporting import RESULTS, finish
+from benchmarks.reporting import RESULTS, finish, json_file
 from core.cli import Parser, positive_int, progress, run, write
 from core.dataspec import add_data_arguments
 from core.errors import InputError, counted
@@ -53,8 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrain-epochs", type=positive_int, default=50, help="default: 50")
     parser.add_argument("--weights", default="auto", help="default: auto")
     parser.add_argument("--device", default="auto", help="default: auto")
-    parser.add_argument("--recording", type=Path, help="JSON file of the runs (default: in benchmarks/recordings)")
-    parser.add_argument("--out", type=Path, help="JSON file of the table, the plot beside it (default: in results)")
+    parser.add_argument("--recording", type=json_file, help="JSON file of the runs (default: in benchmarks/recordings)")
+    parser.add_argument(
+        "--out", type=json_file, help="JSON file of the table, the plot beside it (default: in results)"
+    )
     return parser
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from core.cli import write
 from core.device import cpu_name
 from core.durations import utc
+from core.errors import shorten
 from core.files import write_json
 from core.versions import installed_versions
 
@@ -26,11 +27,21 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 
 
+def json_file(text: str) -> Path:
+    """An argparse type: a JSON file that can be written once the work is done."""
+    file = Path(text)
+    if file.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file, but {shorten(text)} is a folder. Name a file in it")
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"must be in a folder that can be written to, but {shorten(text)} isn't")
+    return file
+
+
 def add_out_argument(parser: argparse.ArgumentParser, name: str) -> None:
     """Adds `--out`, where the JSON file goes."""
     parser.add_argument(
         "--out",
-        type=Path,
+        type=json_file,
         default=RESULTS / f"{name}.json",
         help=f"JSON file (default: benchmarks/results/{name}.json)",
     )

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from core.classifier import Classifier
     from core.weights import Weights
 
+LARGEST_SIZE = 4096  # pixels of a side: one image of more fills any memory
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,11 @@ def build_classifier(arch: Arch, *, num_classes: int, weights: "Weights | None",
     from core.classifier import Classifier, find_head
     from core.stochastic_depth import insert_stochastic_depth
 
+    if arch.image_size > LARGEST_SIZE:
+        raise InputError(
+            f"`image_size` must be at most {LARGEST_SIZE:,} pixels, but got image_size={arch.image_size}. Choose a "
+            "smaller one."
+        )
     with _seeded(seed):
         backbone = _create(arch)
     head_name = find_head(backbone)
@@ -231,8 +238,13 @@ def check_forward(model: "Classifier", arch: Arch) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Fetches weights into a file, or says in one line where they would come from."""
+    from core.files import check_new_tensors
     from core.weights import explain_missing, find_sources, resolve_weights
 
+    if args.check and args.out:
+        raise InputError(
+            f"`--out` must be given with --fetch, as --check writes nothing, but got --out {args.out}. Leave it out."
+        )
     if args.check:
         arch = resolve_arch(args.check)
         source = next(find_sources(arch), None)
@@ -240,6 +252,9 @@ def main(args: argparse.Namespace) -> int:
         return 0 if source else 1
     if args.out is None:
         raise InputError("`--out` must name the file to write, but got none. Add --out FILE.safetensors.")
+    check_new_tensors(args.out)
+    if args.out.exists():
+        raise InputError(f"`--out` must be a new file, but {args.out} is there. Name another one, or remove it.")
     arch = resolve_arch(args.fetch)
     weights = resolve_weights("auto", arch)
     weights.save(args.out)

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from core.errors import InputError, one_line, shorten
 
@@ -49,6 +49,16 @@ _ARGPARSE = (
 
 class Parser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that refuses in one sentence, without the usage before it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; an empty argument, as an unset variable gives it, would be taken for this folder."""
+        words = list(sys.argv[1:] if args is None else args)
+        for before, word in zip(["", *words], words, strict=False):
+            if word == "" or re.fullmatch(r"--[^=]+=", word):
+                flag = word[:-1] or (before if before.startswith("--") else "")
+                what = f"`{flag}`" if flag else "An argument"
+                self.error(f"{what} must not be empty, but got ''. Name what is meant, or leave it out")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raises what `run` prints.
@@ -186,6 +196,9 @@ def run(
             where = f" ({shorten(str(error.filename))})" if error.filename else ""
             way_out = "Make room or give rights there, or choose another place; then run it again."
             return _refuse(parser.prog, f"{error.strerror}{where}. {way_out}")
+        except MemoryError as error:
+            way_out = "Ask for less, such as smaller images or batches, or close other programs."
+            return _refuse(parser.prog, f"{str(error).strip().rstrip('.') or 'Memory does not suffice'}. {way_out}")
         except KeyboardInterrupt:
             sys.stderr.write(f"{parser.prog}: interrupted\n")
             return EXIT_INTERRUPTED

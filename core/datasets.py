@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from core import cli
 from core.dataspec import DataSpec, add_column_arguments, read_data_arguments
-from core.errors import InputError, few
+from core.errors import InputError, counted, few
 from core.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -110,8 +110,9 @@ def _download(args: argparse.Namespace) -> int:
 
     if len(args.places) != 1 or args.sheet or args.fix:
         raise InputError(
-            f"`--download` must be given with one folder to write to and nothing else, but got {len(args.places)} "
-            "folders. Look at what has been downloaded with a second command."
+            "`--download` must be given with one folder to write to and without --sheet and --fix, but got "
+            f"{counted(len(args.places), 'folder')}{' and more' if args.sheet or args.fix else ''}. Look at what has "
+            "been downloaded with a second command."
         )
     download(args.download, args.places[0])
     cli.write(f"next: python -m core.datasets {args.places[0]}")

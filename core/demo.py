@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Raised whenever the same seed gives other images than before.
 VERSION = 1
 JPEG_QUALITY = 90
-SMALLEST = 32  # pixels; below it nothing can be told
+SMALLEST, LARGEST = 32, 10_000  # pixels; below it nothing can be told, above it memory does not suffice
 WIDEST = 1.6  # times the height: as much skin is painted
 
 
@@ -83,6 +83,9 @@ def _check_ranges(*, seed: int, width: int, height: int, workers: int | None) ->
     for name, value, least in (("seed", seed, 0), ("width", width, SMALLEST), ("height", height, SMALLEST)):
         if value < least:
             raise InputError(f"`{name}` must be at least {least}, but got {name}={value}. Choose a larger one.")
+    for name, value in (("width", width), ("height", height)):
+        if value > LARGEST:
+            raise InputError(f"`{name}` must be at most {LARGEST:,}, but got {name}={value}. Choose a smaller one.")
     if width > WIDEST * height:
         raise InputError(
             f"`width` must be at most {WIDEST} times `height`, but got width={width} and height={height}. "

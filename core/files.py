@@ -93,6 +93,24 @@ def leftovers(folder: Path, *, older_than_s: float) -> list[Path]:
     return [path for path, written in found if now - written >= older_than_s]
 
 
+def check_new_tensors(out: Path, *, flag: str = "--out") -> None:
+    """Refuses a place for a file of tensors, before any work is done for it.
+
+    Args:
+        out: Where the file is to be.
+        flag: What the user names it with.
+
+    Raises:
+        InputError: It isn't named ``.safetensors``, or its folder is absent or not writable.
+    """
+    if out.is_dir() or out.suffix != ".safetensors":
+        raise InputError(f"`{flag}` must name a file *.safetensors, but got {flag} {out}. Name one.")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise InputError(
+            f"`{flag}` must be in a folder that can be written to, but got {flag} {out}. Make it, or choose another."
+        )
+
+
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Writes JSON aside and renames it."""
     with written_aside(path, durable=durable) as aside:
@@ -240,6 +258,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 def _open_tensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
+    with path.open("rb"):  # what may not be read, safetensors would call absent
+        pass
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -6,7 +6,6 @@ Lesions that a study keeps for validation and test are left out, by their photos
 
 import argparse
 import dataclasses
-import os
 import shlex
 import sys
 import time
@@ -70,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Finds the images, leaves out what is sealed, trains, and writes the file."""
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
-    check_out(args.out)
+    check_places(args)
     from core.archs import resolve_arch
     from core.device import describe_device, resolve_device
     from core.loaders import open_files
@@ -126,17 +125,20 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_out(out: Path) -> None:
-    """Makes sure that the result will have a place, before any work is done.
+def check_places(args: argparse.Namespace) -> None:
+    """Makes sure that everything is there and the result will have a place, before any work is done.
 
     Raises:
-        InputError: It won't.
+        InputError: It isn't.
     """
-    if out.is_dir() or out.suffix != ".safetensors":
-        raise InputError(f"`--out` must name a file *.safetensors, but got --out {out}. Name one.")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+    from core.files import check_new_tensors
+
+    check_new_tensors(args.out)
+    if not args.data.is_dir():
+        raise InputError(f"`--data` must be a folder of images, but got --data {args.data}. Check the path.")
+    if missing := [str(place) for place in args.labelled if not place.exists()]:
         raise InputError(
-            f"`--out` must be in a folder that can be written to, but got --out {out}. Make it, or choose another one."
+            f"`--labelled` must name places that are there, but got --labelled {missing[0]}. Check the path."
         )
 
 

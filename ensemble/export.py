@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _SUFFIX = ".onnx"
+_CALIBRATION_IMAGES = 256
 
 
 def export(args: argparse.Namespace, command: str) -> int:
@@ -60,7 +61,7 @@ def export(args: argparse.Namespace, command: str) -> int:
         card = describe_export(spec, command=command)
         add_card(plain, card, model)
         if args.int8:
-            card = _quantise(graph, model, parts, args.calibration_images, command)
+            card = _quantise(graph, model, parts, args.calibration_images or _CALIBRATION_IMAGES, command)
         _put_in_place(model, card, out)
     _conclude(out, card)
     return 0
@@ -140,6 +141,8 @@ def _check_arguments(args: argparse.Namespace, out: Path) -> None:
     for name in ("data", "studies"):
         if getattr(args, name) and not args.int8:
             raise InputError(f"`--{name}` must be given with --int8 only, as nothing else reads images. Leave it out.")
+    if args.calibration_images is not None and not args.int8:
+        raise InputError("`--calibration-images` must be given with --int8 only. Leave it out.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,9 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibration-images",
         type=cli.positive_int,
-        default=256,
         metavar="N",
-        help="training images that int8 is calibrated on, of each class as many [256]",
+        help=f"training images that int8 is calibrated on, of each class as many [{_CALIBRATION_IMAGES}]",
     )
     parser.add_argument("--studies", type=Path, metavar="FOLDER", help="where its studies lie, for int8 [above it]")
     add_places_argument(

@@ -15,7 +15,7 @@ from core.errors import InputError
 from core.inspection import refuse_unreadable
 from core.pixels import decode_in_order
 from ensemble.export_card import KEY, OUTPUT, ExportCard
-from ensemble.onnx_session import open_session, require
+from ensemble.onnx_session import open_session, require, telling_damage
 
 _BATCH = 32  # images at a time; changes memory and time only
 
@@ -40,7 +40,8 @@ class ExportedEnsemble:
         require(["onnxruntime"], what=f"`ensemble` {path}")
         self._path, self._session = path, open_session(path, threads=threads)
         self.card = ExportCard.parse(_metadata(self._session, path).get(KEY), where=str(path))
-        _check_interface(self._session, self.card, path)
+        with telling_damage(path):
+            _check_interface(self._session, self.card, path)
 
     def predict_proba(self, files: Sequence[Path]) -> npt.NDArray[np.float64]:
         """Probabilities (N, C) of image files, in the order of the card's classes.
@@ -58,7 +59,8 @@ class ExportedEnsemble:
 
     def run(self, pixels: Mapping[str, npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
         """Probabilities (N, C), rows summing to 1, of decoded images (N, S, S, 3) by the names of inputs."""
-        (probs_NC,) = self._session.run([OUTPUT], dict(pixels))
+        with telling_damage(self._path):  # some damage shows only here
+            (probs_NC,) = self._session.run([OUTPUT], dict(pixels))
         wide_NC = np.asarray(probs_NC, np.float64)
         if not np.isfinite(wide_NC).all():  # NaN would be the first class wherever a maximum is taken
             raise InputError(

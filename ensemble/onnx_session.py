@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +50,23 @@ def open_session(path: Path, *, threads: int | None = None) -> onnxruntime.Infer
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
-    try:
+    with telling_damage(path):
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def telling_damage(path: Path) -> Iterator[None]:
+    """Turns what onnxruntime raises of a file into one sentence.
+
+    Raises:
+        InputError: It can't be read, or isn't what onnxruntime can run.
+    """
+    try:
+        yield
     except OSError:
         raise
     except Exception as error:  # its errors share no other class
-        if not type(error).__module__.startswith("onnxruntime"):
+        if not (isinstance(error, UnicodeDecodeError) or type(error).__module__.startswith("onnxruntime")):
             raise
         raise InputError(
             f"{path} must be an ONNX file that onnxruntime can run, but it is damaged or of a newer version "

@@ -9,14 +9,16 @@ not be installed.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli
-from core.errors import InputError, in_full
+from core.errors import InputError, few, in_full
 from ensemble.arguments import add_format_arguments, check_list
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ Classify = Callable[[Sequence[Path]], "npt.NDArray[np.float64]"]  # image files 
 
 def predict(args: argparse.Namespace) -> int:
     """Writes a row for each image: its path, the predicted class, each class's probability, and flags."""
-    _check_out(args.out)
+    _check_out(args.out, args.format)
     check_list(args)
     files = find_images(args.images)
     from core.files import write_csv
@@ -42,11 +44,12 @@ def predict(args: argparse.Namespace) -> int:
 
     is_file = args.ensemble.suffix == ".onnx" and not args.ensemble.is_dir()
     spec, classify = (_open_file if is_file else _open_folder)(args.ensemble, args.device)
+    if args.ensemble.resolve() in args.out.resolve().parents:
+        raise InputError(f"`--out` must not be inside the ensemble's folder, but got --out {args.out}. Name another.")
     listed = read_list(args.list) if args.list else []
     if args.format == "isic":
         challenge_places(spec.classes)
         files = take_listed(files, listed)
-    _check_nothing_is_lost(args.out, args.ensemble, files)
     probs_NC = classify(files)
     chosen_N = choose(probs_NC)
     if args.format == "isic":
@@ -95,7 +98,8 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     """Image files: those named, and those in the folders named, at any depth; each once, folders in sorted order.
 
     Raises:
-        InputError: A place does not exist, there is no image at all, or a path cannot be written into the result.
+        InputError: A place does not exist, a folder cannot be read, there is no image at all, or a path cannot be
+            written into the result.
     """
     from core.images import SUFFIXES
     from core.listing import in_utf8, walk_files
@@ -103,11 +107,17 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     if missing := [str(place) for place in places if not place.exists()]:
         raise InputError(f"Images must exist, but {in_full(missing)} does not. Check the path.")
     files: list[Path] = []
+    locked: list[OSError] = []
     for place in places:
         if place.is_dir():
-            files += sorted(place / file for file in walk_files(place) if Path(file).suffix.lower() in SUFFIXES)
+            files += sorted(place / file for file in walk_files(place, locked) if Path(file).suffix.lower() in SUFFIXES)
         else:
             files.append(place)
+    if locked:
+        names = [f"{in_utf8(str(error.filename))} ({error.strerror})" for error in locked]
+        raise InputError(
+            f"All folders of images must be readable, but {len(locked):,} are not: {few(names)}. Give rights there."
+        )
     if not files:
         where = ", ".join(str(place) for place in places)
         raise InputError(f"`images` must hold at least one of {', '.join(sorted(SUFFIXES))}, but {where} holds none.")
@@ -119,24 +129,28 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _check_out(out: Path) -> None:
-    """Finds out before the work that its result can be written."""
+def _check_out(out: Path, form: str) -> None:
+    """Finds out before the work that its result can be written, and replaces nothing but an earlier one."""
     if out.is_dir():
         raise InputError(f"`--out` must be a file, but got --out {out}, a folder. Name a file in it.")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise InputError(
             f"`--out` must be in a folder that can be written to, but got --out {out}. Choose another place."
         )
+    if out.exists() and not _holds_predictions(out, form):
+        raise InputError(
+            f"`--out` must be a new file or one of earlier predictions, but {out} is something else. Name another one."
+        )
 
 
-def _check_nothing_is_lost(out: Path, ensemble: Path, files: Sequence[Path]) -> None:
-    """The result replaces the file that it is written to."""
-    if ensemble.resolve() in out.resolve().parents:
-        raise InputError(f"`--out` must not be inside the ensemble's folder, but got --out {out}. Name another place.")
-    if out.exists() and ensemble.is_file() and out.samefile(ensemble):
-        raise InputError(f"`--out` must not be the ensemble itself, but got --out {out}. Name another file.")
-    if out.exists() and any(file.exists() and out.samefile(file) for file in files):
-        raise InputError(f"`--out` must not be one of the images, but got --out {out}. Name another file.")
+def _holds_predictions(file: Path, form: str) -> bool:
+    """Whether a file begins as this command writes it; a challenge's table of truths has whole numbers alone."""
+    with file.open(encoding="utf-8", errors="replace", newline="") as opened:
+        header, *rows = [*islice(csv.reader(opened), 50)] or [[]]
+    if form == "csv":
+        return header[:2] == ["image", "predicted"]
+    numbers = {value for row in rows for value in row[1:]}
+    return header[:1] == ["image"] and not numbers <= {"0", "1", "0.0", "1.0", ""}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -35,6 +35,8 @@ def recognise(listing: Listing, columns: Columns, *, chosen: bool = False) -> Re
     listing = replace(listing, tables=tuple(name for name in tables if name not in cleaned))
     for layout in LAYOUTS:
         if (found := layout(listing, columns)) is not None:
+            if chosen and layout is class_folders and not any(row.group for row in found.rows):
+                break  # whoever gives a table wants it to be read
             if layout is labelled_tables and not (chosen or columns):
                 _refuse_small_tables(listing, found)
             notes = [f"{listing.root / name} is a cleaned manifest, not used unless given itself" for name in cleaned]

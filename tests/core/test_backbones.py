@@ -206,3 +206,32 @@ def test_fetch_writes_a_file_that_serves_as_weights(tmp_path, capsys):
 def test_fetch_without_a_file_to_write_is_refused():
     with pytest.raises(InputError, match=r"`--out` must name the file to write"):
         command(fetch="mobilenet")
+
+
+@pytest.mark.parametrize("name", ["table.csv", "model.pt", "folder.safetensors", "nowhere/model.safetensors"])
+def test_fetch_refuses_other_places_before_it_looks_for_weights(tmp_path, monkeypatch, name):
+    (tmp_path / "table.csv").write_text("image,label\n")
+    (tmp_path / "folder.safetensors").mkdir()
+    monkeypatch.setattr("core.weights.resolve_weights", lambda *asked: pytest.fail("weights were looked for"))
+    with pytest.raises(InputError, match="`--out` must"):
+        command(fetch="mobilenet", out=tmp_path / name)
+    assert (tmp_path / "table.csv").read_text() == "image,label\n"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_fetch_replaces_nothing(tmp_path):
+    file = tmp_path / "mine.safetensors"
+    file.write_text("text")
+    with pytest.raises(InputError, match=r"must be a new file, but .*mine.safetensors is there"):
+        command(fetch="mobilenet", out=file)
+    assert file.read_text() == "text"
+
+
+def test_check_writes_nothing_and_says_so(tmp_path):
+    with pytest.raises(InputError, match="`--out` must be given with --fetch"):
+        command(check="mobilenet", out=tmp_path / "x.safetensors")
+
+
+def test_an_image_of_any_size_is_not_tried(tiny):
+    with pytest.raises(InputError, match=r"`image_size` must be at most 4,096 pixels, but got image_size=100000"):
+        build_classifier(dataclasses.replace(tiny, image_size=100_000), num_classes=2, weights=None, seed=0)

@@ -121,3 +121,26 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(20) == 141
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([""], "An argument"),
+        (["places", ""], "An argument"),
+        (["--out", ""], "`--out`"),
+        (["--out="], "`--out`"),
+    ],
+)
+def test_an_empty_argument_is_not_this_folder(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli.Parser(prog="tool")
+    parser.add_argument("places", type=Path, nargs="*")
+    parser.add_argument("--out", type=Path)
+    assert cli.run(lambda args: 0, parser, words) == 2
+    assert capsys.readouterr().err.startswith(f"tool: error: {named} must not be empty, but got ''.")
+
+
+def test_too_little_memory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    status, error = command(MemoryError("batches of 9 take about 85.0 GB"), capsys)
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith("tool: error: batches of 9 take about 85.0 GB. Ask for less")

@@ -16,6 +16,7 @@ from core.demo import write_demo
 from core.errors import InputError
 from core.listing import walk_files
 from tests.fixtures.arrays import write_dermamnist
+from tests.fixtures.folders import write_class_folders_with_groups
 from tests.fixtures.images import write_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,6 +165,16 @@ def test_linked_folders_are_walked_and_what_is_hidden_is_not(tmp_path: Path) -> 
 def refused(folder: Path, match: str) -> None:
     with pytest.raises(InputError, match=match):
         load_manifest(folder)
+
+
+def test_a_table_that_is_given_itself_is_read_or_refused_whatever_lies_beside_it(tmp_path: Path) -> None:
+    write_class_folders_with_groups(tmp_path)
+    (tmp_path / "ab.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"is neither \(ab.csv has a, b\)"):
+        load_manifest(DataSpec(places=(tmp_path / "ab.csv",)))
+    (groups,) = [file for file in tmp_path.glob("*.csv") if file.name != "ab.csv"]
+    manifest = load_manifest(DataSpec(places=(groups,)))  # a table of groups means the folders beside it
+    assert len(set(manifest.groups)) < len(manifest.groups)
 
 
 def test_no_such_folder_is_refused(tmp_path: Path) -> None:

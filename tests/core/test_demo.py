@@ -127,6 +127,7 @@ def test_a_broken_off_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         ({"seed": -1}, "`seed` must be at least 0"),
         ({"width": 31}, "`width` must be at least 32"),
         ({"height": 31}, "`height` must be at least 32"),
+        ({"width": 10_001, "height": 10_001}, "`width` must be at most 10,000"),
         ({"width": 200, "height": 100}, "`width` must be at most 1.6 times `height`"),
         ({"workers": 0}, "`workers` must be at least 1"),
     ],

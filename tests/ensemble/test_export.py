@@ -35,7 +35,7 @@ from ensemble.exported import ExportedEnsemble
 from ensemble.folder import check_replaceable
 from ensemble.graph import EnsembleGraph, input_sizes, scale
 from ensemble.inference import load_ensemble
-from ensemble.onnx_session import open_session, require
+from ensemble.onnx_session import open_session, require, telling_damage
 from ensemble.operating import OperatingPoint
 from ensemble.predict import main as predict
 from ensemble.quantising import layer_depths, quantise
@@ -344,6 +344,7 @@ def test_all_unreadable_images_are_named(exported: Path, demo: Manifest, tmp_pat
         (["--out", "x.bin"], "`--out` must be a file that ends in .onnx"),
         (["--out", "nowhere/x.onnx"], "`--out` must be in a folder that can be written to"),
         (["--data", "images"], "`--data` must be given with --int8 only"),
+        (["--calibration-images", "5"], "`--calibration-images` must be given with --int8 only"),
         (["--int8"], "`--studies` must be the folder that the study demo-test_efficientnet lies in"),
     ],
 )
@@ -359,10 +360,25 @@ def test_out_never_replaces_the_file_and_devices_are_refused(
 ) -> None:
     before = exported.read_bytes()
     assert predict([str(exported), str(demo.file(0)), "--out", str(exported)]) == 2
-    assert "`--out` must not be the ensemble itself" in capsys.readouterr().err
+    assert "`--out` must be a new file or one of earlier predictions" in capsys.readouterr().err
     assert exported.read_bytes() == before
     assert predict([str(exported), str(demo.file(0)), "--out", str(tmp_path / "o.csv"), "--device", "cuda"]) == 2
     assert "`--device` must be auto or cpu for a file" in capsys.readouterr().err
+
+
+class _Fault(Exception):
+    """As onnxruntime raises them: of its own module, and of no class that others share."""
+
+    __module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
+
+
+@pytest.mark.parametrize("fault", [_Fault("indices out of bounds"), UnicodeDecodeError("utf-8", b"a", 0, 1, "bad")])
+def test_damage_that_shows_when_it_runs_is_told_in_a_sentence(fault: Exception) -> None:
+    with pytest.raises(InputError, match=r"x\.onnx must be an ONNX file .* damaged or of a newer version"):
+        with telling_damage(Path("x.onnx")):
+            raise fault
+    with pytest.raises(ValueError, match="our own"), telling_damage(Path("x.onnx")):
+        raise ValueError("our own")
 
 
 def test_missing_packages_are_named_with_the_way_to_get_them() -> None:

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import shutil
@@ -158,11 +159,51 @@ def test_out_never_replaces_an_image_that_is_to_be_classified(
     photos = shutil.copytree(image_folder / "mel", tmp_path / "photos")
     before = (photos / "mel00.png").read_bytes()
     assert predict(ensemble, photos, "--out", photos / ".." / "photos" / "mel00.png") == 2
-    assert "`--out` must not be one of the images" in capsys.readouterr().err
+    assert "`--out` must be a new file or one of earlier predictions" in capsys.readouterr().err
     assert (photos / "mel00.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("out", ["ensemble.json", "members/out.csv"])
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        ("lesion_id,image_id,dx\nHAM_1,ISIC_1,mel\n", "csv"),
+        ("image,MEL,NV\nISIC_1,1.0,0.0\n", "isic"),  # the challenge's table of truths
+        ("", "csv"),
+        ("a journal\n", "isic"),
+    ],
+)
+def test_out_replaces_nothing_but_earlier_predictions(
+    built: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, form: str
+) -> None:
+    out = tmp_path / "table.csv"
+    out.write_text(content)
+    assert predict(built, image_folder / "mel", "--out", out, "--format", form) == 2
+    assert f"must be a new file or one of earlier predictions, but {out} is something else" in capsys.readouterr().err
+    assert out.read_text() == content
+
+
+def test_out_may_be_that_of_the_same_command(built: Path, image_folder: Path, tmp_path: Path) -> None:
+    image, out = sorted((image_folder / "mel").iterdir())[0], tmp_path / "predictions.csv"
+    for _ in range(2):
+        assert predict(built, image, "--out", out) == 0
+
+
+def test_folders_whose_reading_fails_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.png").touch()
+    listed = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"must be readable, but 1 are not: .*locked \(Permission denied\)"):
+        find_images([tmp_path])
+
+
+@pytest.mark.parametrize("out", ["new.csv", "members/out.csv"])
 def test_out_never_lies_in_the_folder_of_the_ensemble(
     ensemble: Path, image_folder: Path, out: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
