@@ -37,6 +37,7 @@ def setup(tmp_path: Path) -> Setup:
     return prepare(settings)
 
 
+@pytest.mark.slow
 def test_what_was_lost_is_found(setup: Setup) -> None:
     folder = setup.folder
     assert list(check_counts(setup, folder.read_trials(), 2)) == []
