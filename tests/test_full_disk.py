@@ -128,12 +128,12 @@ def test_predictions_that_find_no_room_leave_what_was_there(
 ) -> None:
     place, _ = disk
     out = place / "out.csv"
-    out.write_text("of yesterday")
+    out.write_text(yesterday := "image,predicted,p_mel\na.jpg,mel,0.5\n")
     filler = fill(place)
     capsys.readouterr()
     arguments = [str(built / "ensemble"), str(images), "--out", str(out), "--device", "cpu"]
     assert FULL in refused(predict.main(arguments), capsys)
-    assert out.read_text() == "of yesterday"
+    assert out.read_text() == yesterday
     filler.unlink()
     assert predict.main(arguments) == 0
     assert len(list(csv.DictReader(out.read_text().splitlines()))) == 80
