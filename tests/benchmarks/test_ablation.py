@@ -122,7 +122,7 @@ def test_the_page_has_every_figure_from_the_results(tmp_path: Path, capsys: pyte
         "threads": 1,
     }
     result = {
-        "rows": [{**setting, "base": {"lr": 0.1}}, *compare(RUNS, ["ema-1"])],
+        "rows": [{**setting, "base": {"lr": 0.1, "unfreeze_depth": 5}}, *compare(RUNS, ["ema-1"])],
         "machine": {"cpu": "c", "threads": 2},
         "versions": {"torch": "2.15.0"},
         "created": "2026-11-26T10:00:00Z",
@@ -132,7 +132,7 @@ def test_the_page_has_every_figure_from_the_results(tmp_path: Path, capsys: pyte
     arguments = ["--results", str(tmp_path), "--out", str(tmp_path / "page.md")]
     assert cli.run(ablation_page.main, ablation_page.build_parser(), arguments) == 0
     text = (tmp_path / "page.md").read_text()
-    assert "## a at 64 pixels, 3 seeds" in text
+    assert "## a at 64 pixels, 5 blocks learning, 3 seeds" in text
     assert "| ema-1 | ema=1.0 | 0.620 | +2.0 |" in text
     (tmp_path / "ablation-a-64.json").unlink()
     assert cli.run(ablation_page.main, ablation_page.build_parser(), arguments) == 2
