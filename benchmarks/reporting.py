@@ -16,7 +16,7 @@ from core.cli import write
 from core.device import cpu_name
 from core.durations import utc
 from core.errors import shorten
-from core.files import write_json
+from core.files import can_lie_at, write_json
 from core.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def json_file(text: str) -> Path:
     file = Path(text)
     if file.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file, but {shorten(text)} is a folder. Name a file in it")
-    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+    if not can_lie_at(file):
         raise argparse.ArgumentTypeError(f"must be in a folder that can be written to, but {shorten(text)} isn't")
     return file
 

@@ -23,7 +23,6 @@ from core.errors import InputError
 
 Row = dict[str, Any]
 
-_BEST = "best single, "  # begins the name of such a step
 SINGLE, ENSEMBLE, GAIN, VALIDATION = "best single, p / prior", "ensemble", "gain over it", "ensemble, on validation"
 
 
@@ -121,7 +120,10 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 def best_single(test: Mapping[str, Any]) -> Mapping[str, Any]:
     """The scores of the member that was best before the test, which the ladder names last of the single ones."""
-    *_, name = (rung["step"].removeprefix(_BEST) for rung in test["ladder"] if rung["step"].startswith(_BEST))
+    from ensemble.ladder import BEST_SINGLE
+
+    steps = [rung["step"] for rung in test["ladder"]]
+    *_, name = (step.removeprefix(BEST_SINGLE) for step in steps if step.startswith(BEST_SINGLE))
     (member,) = (each for each in test["members"] if each["name"] == name)
     found: Mapping[str, Any] = member
     return found

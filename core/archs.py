@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 ALIASES = {"mobilenet": "mobilenetv2_100"}
 # The size that EfficientNet-B3 was scaled to (Tan, Le 2019); timm's tag trains at 288 and tests at 320.
 IMAGE_SIZES = {"efficientnet_b3": 300}
+SMALLEST_SIZE, LARGEST_SIZE = 32, 4096  # pixels of a side; a batch of images of more would fill any memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.archs import Arch, resolve_arch
+from core.archs import LARGEST_SIZE, Arch, resolve_arch
 from core.cli import Parser, run, write
 from core.errors import InputError, counted, few
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from core.classifier import Classifier
     from core.weights import Weights
-
-LARGEST_SIZE = 4096  # pixels of a side: one image of more fills any memory
 
 _log = logging.getLogger(__name__)
 

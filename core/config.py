@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from core.archs import SMALLEST_SIZE
 from core.errors import InputError, few, shorten
 
 Optimizer = Literal["adamw", "adam", "sgd"]
@@ -104,7 +105,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), field.type)
-        _require(self.image_size >= 32, "at least 32 pixels", "image_size", self.image_size)
+        _require(self.image_size >= SMALLEST_SIZE, f"at least {SMALLEST_SIZE} pixels", "image_size", self.image_size)
         for name in ("epochs", "batch_size", "unlabelled_ratio"):
             _require(getattr(self, name) >= 1, "at least 1", name, getattr(self, name))
         for name in (

@@ -93,22 +93,32 @@ def leftovers(folder: Path, *, older_than_s: float) -> list[Path]:
     return [path for path, written in found if now - written >= older_than_s]
 
 
-def check_new_tensors(out: Path, *, flag: str = "--out") -> None:
-    """Refuses a place for a file of tensors, before any work is done for it.
+def can_lie_at(file: Path) -> bool:
+    """Whether a file can be written somewhere: its folder is there and may be written to."""
+    return file.parent.is_dir() and os.access(file.parent, os.W_OK)
 
-    Args:
-        out: Where the file is to be.
-        flag: What the user names it with.
+
+def check_place(out: Path) -> None:
+    """Refuses a place for a result, before any work is done for it.
+
+    Raises:
+        InputError: Its folder is absent or not writable.
+    """
+    if not can_lie_at(out):
+        raise InputError(
+            f"`--out` must be in a folder that can be written to, but got --out {out}. Choose another place."
+        )
+
+
+def check_new_tensors(out: Path) -> None:
+    """Refuses a place for a file of tensors, before any work is done for it.
 
     Raises:
         InputError: It isn't named ``.safetensors``, or its folder is absent or not writable.
     """
     if out.is_dir() or out.suffix != ".safetensors":
-        raise InputError(f"`{flag}` must name a file *.safetensors, but got {flag} {out}. Name one.")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise InputError(
-            f"`{flag}` must be in a folder that can be written to, but got {flag} {out}. Make it, or choose another."
-        )
+        raise InputError(f"`--out` must name a file *.safetensors, but got --out {out}. Name one.")
+    check_place(out)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:

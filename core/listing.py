@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,12 +52,7 @@ def list_folder(folder: Path) -> Listing:
         raise InputError(f"`--data` must be a folder, but at {folder} there is {kind}. Give the folder of the images.")
     errors: list[OSError] = []
     files = sorted(walk_files(root, errors))
-    if errors:
-        locked = [f"{in_utf8(str(error.filename))} ({error.strerror})" for error in errors]
-        raise InputError(
-            f"All folders below {folder} must be readable, but {len(locked):,} are not: {few(locked)}. "
-            "Give rights there, or move them elsewhere."
-        )
+    refuse_locked(errors, where=f"below {folder}")
     if strange := [name for file in files if (name := in_utf8(file)) != file]:
         raise InputError(
             f"The names of files must be UTF-8, as all that is written of them, but in {folder} {len(strange):,} are "
@@ -71,6 +66,24 @@ def list_folder(folder: Path) -> Listing:
         tables=tuple(file for suffix, file in by_suffix if suffix in _TABLE_SUFFIXES and (root / file).is_file()),
         arrays=tuple(file for suffix, file in by_suffix if suffix == _ARRAY_SUFFIX),
     )
+
+
+def refuse_locked(errors: Sequence[OSError], *, where: str) -> None:
+    """Refuses folders that `walk_files` had to pass over.
+
+    Args:
+        errors: What it was given to fill.
+        where: They lie, in words.
+
+    Raises:
+        InputError: There are some.
+    """
+    if errors:
+        locked = [f"{in_utf8(str(error.filename))} ({error.strerror})" for error in errors]
+        raise InputError(
+            f"All folders {where} must be readable, but {len(locked):,} are not: {few(locked)}. "
+            "Give rights there, or move them elsewhere."
+        )
 
 
 def in_utf8(path: str) -> str:

@@ -132,10 +132,10 @@ def check_places(args: argparse.Namespace) -> None:
         InputError: It isn't.
     """
     from core.files import check_new_tensors
+    from core.unlabelled import check_folder
 
     check_new_tensors(args.out)
-    if not args.data.is_dir():
-        raise InputError(f"`--data` must be a folder of images, but got --data {args.data}. Check the path.")
+    check_folder(args.data, flag="--data")
     if missing := [str(place) for place in args.labelled if not place.exists()]:
         raise InputError(
             f"`--labelled` must name places that are there, but got --labelled {missing[0]}. Check the path."

@@ -82,6 +82,20 @@ class Unlabelled:
         )
 
 
+def check_folder(folder: Path, *, flag: str) -> None:
+    """Refuses what is no folder of images, before any work is done for it.
+
+    Args:
+        folder: Where they should be.
+        flag: What the user names it with.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"`{flag}` must be a folder of images, but got {flag} {folder}. Check the path.")
+
+
 def find_unlabelled(folder: Path, *, flag: str, columns: Columns = NO_COLUMNS) -> Unlabelled:
     """All images below a folder, whatever else is there; labels are not looked for.
 
@@ -96,8 +110,7 @@ def find_unlabelled(folder: Path, *, flag: str, columns: Columns = NO_COLUMNS) -
     Raises:
         InputError: There is no such folder, it holds no image, an image can't be read, or a table contradicts itself.
     """
-    if not folder.is_dir():
-        raise InputError(f"`{flag}` must be a folder of images, but got {flag} {folder}. Check the path.")
+    check_folder(folder, flag=flag)
     listing = list_folder(folder)
     images, _ = without_masks(listing.images)
     if not images:

@@ -25,7 +25,7 @@ from core.metrics import (
 from ensemble.classes import ClassScores, score_classes
 from ensemble.crossfit import Hits, Truth
 from ensemble.decision import choose, correct_members
-from ensemble.ladder import Rung, climb
+from ensemble.ladder import BEST_SINGLE, Rung, climb
 from ensemble.operating import Flagged, judge_flags
 from ensemble.parts import Part
 from ensemble.spec import EnsembleSpec
@@ -153,8 +153,8 @@ def evaluate(
     truth = Truth.of(part.labels, part.groups, len(spec.classes))
     bootstrap = truth.bootstrap
     names, singles = [member.name for member in spec.members], best_singles(spec)
-    steps = [(f"best single, {names[m]}", plain_MNC[m]) for m in singles]
-    over_single = (("best single, p / prior", corrected_MNC[singles[-1]]), ("ensemble", vote.probs_NC))
+    steps = [(f"{BEST_SINGLE}{names[m]}", plain_MNC[m]) for m in singles]
+    over_single = ((f"{BEST_SINGLE}p / prior", corrected_MNC[singles[-1]]), ("ensemble", vote.probs_NC))
     chosen_N = choose(vote.probs_NC)
     return Evaluation(
         part=part,

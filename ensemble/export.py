@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import shlex
 import sys
 import tempfile
@@ -129,15 +128,14 @@ def _conclude(out: Path, card: ExportCard) -> None:
 
 
 def _check_arguments(args: argparse.Namespace, out: Path) -> None:
+    from core.files import check_place
+
     if out.suffix != _SUFFIX:
         raise InputError(f"`--out` must be a file that ends in {_SUFFIX}, but got --out {out}. Name such a one.")
     for file in (out, _card_file(out)):
         if file.is_dir():
             raise InputError(f"`--out` must be a file, but {file} is a folder. Name another one.")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise InputError(
-            f"`--out` must be in a folder that can be written to, but got --out {out}. Choose another place."
-        )
+    check_place(out)
     for name in ("data", "studies"):
         if getattr(args, name) and not args.int8:
             raise InputError(f"`--{name}` must be given with --int8 only, as nothing else reads images. Leave it out.")

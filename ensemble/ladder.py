@@ -14,6 +14,8 @@ from ensemble.decision import choose
 from ensemble.figures import Figures
 from ensemble.parts import Part
 
+BEST_SINGLE = "best single, "  # begins the names of the first steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rung(Figures):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli
-from core.errors import InputError, few, in_full
+from core.errors import InputError, in_full
 from ensemble.arguments import add_format_arguments, check_list
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
             written into the result.
     """
     from core.images import SUFFIXES
-    from core.listing import in_utf8, walk_files
+    from core.listing import in_utf8, refuse_locked, walk_files
 
     if missing := [str(place) for place in places if not place.exists()]:
         raise InputError(f"Images must exist, but {in_full(missing)} does not. Check the path.")
@@ -113,11 +112,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
             files += sorted(place / file for file in walk_files(place, locked) if Path(file).suffix.lower() in SUFFIXES)
         else:
             files.append(place)
-    if locked:
-        names = [f"{in_utf8(str(error.filename))} ({error.strerror})" for error in locked]
-        raise InputError(
-            f"All folders of images must be readable, but {len(locked):,} are not: {few(names)}. Give rights there."
-        )
+    refuse_locked(locked, where="of images")
     if not files:
         where = ", ".join(str(place) for place in places)
         raise InputError(f"`images` must hold at least one of {', '.join(sorted(SUFFIXES))}, but {where} holds none.")
@@ -131,12 +126,11 @@ def find_images(places: Sequence[Path]) -> list[Path]:
 
 def _check_out(out: Path, form: str) -> None:
     """Finds out before the work that its result can be written, and replaces nothing but an earlier one."""
+    from core.files import check_place
+
     if out.is_dir():
         raise InputError(f"`--out` must be a file, but got --out {out}, a folder. Name a file in it.")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise InputError(
-            f"`--out` must be in a folder that can be written to, but got --out {out}. Choose another place."
-        )
+    check_place(out)
     if out.exists() and not _holds_predictions(out, form):
         raise InputError(
             f"`--out` must be a new file or one of earlier predictions, but {out} is something else. Name another one."

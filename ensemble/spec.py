@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from core.archs import Arch
+from core.archs import LARGEST_SIZE, SMALLEST_SIZE, Arch
 from core.errors import InputError, one_line, shorten
 from core.files import read_json, write_json
 from core.shapes import NUMBER, find_misfit
@@ -29,7 +29,6 @@ ARCH = {
 }
 # timm takes a name with a colon or slash for an address to download from.
 _TIMM_NAME = re.compile(r"[A-Za-z0-9_]+")
-_IMAGE_SIZES = (32, 4096)  # pixels; a batch of images of more would fill any memory
 # What reading an ensemble and building its models rely on.
 _MEMBER = {
     "study": str,
@@ -229,8 +228,8 @@ def read_arch(fields: Any) -> Arch:
         raise TypeError(f"arch: it has {surplus[0]!r} too")
     if not _TIMM_NAME.fullmatch(fields["timm_name"]):
         raise TypeError(f"arch: it must be a timm model, but is {fields['timm_name']}")
-    if not _IMAGE_SIZES[0] <= fields["image_size"] <= _IMAGE_SIZES[1]:
-        raise TypeError(f"arch: image_size must be {_IMAGE_SIZES[0]} to {_IMAGE_SIZES[1]:,} pixels")
+    if not SMALLEST_SIZE <= fields["image_size"] <= LARGEST_SIZE:
+        raise TypeError(f"arch: image_size must be {SMALLEST_SIZE} to {LARGEST_SIZE:,} pixels")
     if len(fields["mean"]) != 3 or len(fields["std"]) != 3 or not min(fields["std"]) > 0:
         raise TypeError("arch: mean and std must be three numbers each, those of std above 0")
     return Arch(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
