@@ -73,7 +73,7 @@ def build(args: argparse.Namespace, command: str) -> int:
     _announce(selection, spec)
     _hint(args, selection, spec, validation)
     report = _prepare_report(spec, selection, validation, args.mistakes)
-    rehearse(report)
+    drawn = rehearse(report)
     with ExitStack() as stack:
         opened = None if args.no_test else _open_part("test", args, selection, spec, stack)
         weights = [member.files for member in selection.members]
@@ -87,7 +87,7 @@ def build(args: argparse.Namespace, command: str) -> int:
             views_VMNC = view_probas(ensemble, images)
             test = evaluate(views_VMNC.mean(axis=0), spec, part, plain_MNC=views_VMNC[0])
             report = _with_test(report, test, opening, args.mistakes, images)
-    write_report(studies.ensemble, report, listed)
+    write_report(studies.ensemble, report, listed, drawn)
     studies.publish(studies.ensemble)
     _conclude(studies.ensemble, report)
     return 0

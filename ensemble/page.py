@@ -5,6 +5,7 @@ Everything that comes from data, studies or the command line passes through `esc
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from html import escape
 from pathlib import PurePosixPath
 
@@ -22,13 +23,23 @@ from ensemble.tables import Report, percent, span
 _FOOTER = "Research software, not a medical device: it must not decide on anybody's treatment."
 
 
-def render_page(report: Report) -> str:
-    """The whole page."""
+# Pictures of what no split changes, by what they show: they are drawn once for all pages of an ensemble.
+Drawn = dict[str, str]
+
+
+def render_page(report: Report, drawn: Drawn | None = None) -> str:
+    """The whole page.
+
+    Args:
+        report: What it tells.
+        drawn: Pictures of an earlier page of the same members and studies; what is missing is added.
+    """
+    drawn = {} if drawn is None else drawn
     title = f"{'DEMO · ' if report.spec.demo else ''}Ensemble report"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{CSS}</style></head><body>'
-        f"{''.join(_header(report))}<main>{''.join(_sections(report))}</main>"
+        f"{''.join(_header(report))}<main>{''.join(_sections(report, drawn))}</main>"
         f"<footer>{_FOOTER}</footer></body></html>\n"
     )
 
@@ -44,7 +55,7 @@ def _header(report: Report) -> Iterator[str]:
     yield f'<p class="soft">{escape(members)} · built {escape(report.spec.created)}</p></header>'
 
 
-def _sections(report: Report) -> Iterator[str]:
+def _sections(report: Report, drawn: Drawn) -> Iterator[str]:
     figures = (
         _result,
         _ladder,
@@ -57,7 +68,8 @@ def _sections(report: Report) -> Iterator[str]:
         _reliability,
         _mistakes,
     )
-    for section in (*figures, _curves, _findings, _card, _members, _data, _reproduce):
+    learned, found = partial(_curves, drawn=drawn), partial(_findings, drawn=drawn)
+    for section in (*figures, learned, found, _card, _members, _data, _reproduce):
         if text := "".join(section(report)):
             yield f"<section>{text}</section>"
 
@@ -200,7 +212,7 @@ def _confusion(scores: Scores, classes: Sequence[str]) -> str:
     return f"<figure><figcaption>{escape(scores.name)}</figcaption>{image}</figure>"
 
 
-def _curves(report: Report) -> Iterator[str]:
+def _curves(report: Report, drawn: Drawn) -> Iterator[str]:
     yield "<h2>How the members learned</h2>"
     yield "<p>A growing gap between training and validation marks overfitting. The weights are those "
     yield "of the best epoch; training figures are of augmented images and of weights on their way;"
@@ -209,27 +221,30 @@ def _curves(report: Report) -> Iterator[str]:
     yield "  its validation figures stand at the top right of each panel.</p>"
     for member, history in zip(report.spec.members, report.histories, strict=True):
         alt = f"Loss, accuracy and macro recall of {member.name} over {len(history)} epochs"
-        image = picture(plot_curves(history), alt, narrow=plot_curves(history, columns=1))
+        if alt not in drawn:
+            drawn[alt] = picture(plot_curves(history), alt, narrow=plot_curves(history, columns=1))
         remark = ", ".join((member.arch.name, *tables.gap(history, member.best_epoch)))
         name = f"{escape(member.name)} <span>{escape(remark)}</span>"
-        yield f"<figure><figcaption>{name}</figcaption>{image}</figure>"
+        yield f"<figure><figcaption>{name}</figcaption>{drawn[alt]}</figure>"
 
 
-def _findings(report: Report) -> Iterator[str]:
+def _findings(report: Report, drawn: Drawn) -> Iterator[str]:
     yield "<h2>What the searches found</h2>"
     yield "<p>Validation recall of each trial against each setting; the best trial is circled. "
     yield "The share at the top right says how much of the differences in recall a setting explains.</p>"
     for finding in report.findings:
-        yield from _finding(finding)
+        yield from _finding(finding, drawn)
 
 
-def _finding(finding: Finding) -> Iterator[str]:
+def _finding(finding: Finding, drawn: Drawn) -> Iterator[str]:
     yield f"<h3>{escape(finding.study)}</h3><p>{tables.trial_counts(finding)}</p>"
     slices, importance = finding.summary.get("slices", {}), finding.summary.get("importance", {})
     if any(slices.values()):
         alt = f"Validation recall against each setting in {finding.study}"
-        wide, narrow = plot_slices(slices, importance), plot_slices(slices, importance, columns=2)
-        yield picture(wide, alt, narrow=narrow)
+        if alt not in drawn:
+            wide, narrow = plot_slices(slices, importance), plot_slices(slices, importance, columns=2)
+            drawn[alt] = picture(wide, alt, narrow=narrow)
+        yield drawn[alt]
     yield table_html(tables.best_trials(finding), "numbers")
 
 

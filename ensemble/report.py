@@ -10,7 +10,7 @@ from ensemble.evaluation import Evaluation
 from ensemble.isic import challenge_rows, tell_missing
 from ensemble.markdown import render_markdown
 from ensemble.operating import flag_name
-from ensemble.page import render_page
+from ensemble.page import Drawn, render_page
 from ensemble.predictions import probability_columns
 from ensemble.spec import EnsembleSpec
 from ensemble.tables import Report
@@ -18,25 +18,32 @@ from ensemble.tables import Report
 FORMAT = 1  # of metrics.json
 
 
-def rehearse(report: Report) -> None:
-    """Writes the report into memory only, so that what cannot be told is found out before anything is at stake."""
+def rehearse(report: Report) -> Drawn:
+    """Writes the report into memory only, so that what cannot be told is found out before anything is at stake.
+
+    Returns:
+        The pictures that the test split changes nothing of, for `write_report`.
+    """
+    drawn: Drawn = {}
     render_markdown(report)
-    render_page(report)
+    render_page(report, drawn)
+    return drawn
 
 
-def write_report(folder: Path, report: Report, listed: Sequence[str] | None = None) -> None:
+def write_report(folder: Path, report: Report, listed: Sequence[str] | None = None, drawn: Drawn | None = None) -> None:
     """Writes all files; the page comes last.
 
     Args:
         folder: Where they go.
         report: What they tell.
         listed: See `ensemble.isic.challenge_rows`; None writes no file for the challenge.
+        drawn: What `rehearse` has drawn of the same members and studies.
     """
     if listed is not None:
         _write_challenge(folder, report.judged, report.spec, listed)
     write_json(folder / "metrics.json", metrics(report))
     write_csv(folder / "predictions.csv", _predictions(report.judged, report.spec))
-    for name, text in (("report.md", render_markdown(report)), ("report.html", render_page(report))):
+    for name, text in (("report.md", render_markdown(report)), ("report.html", render_page(report, drawn))):
         with written_aside(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
 

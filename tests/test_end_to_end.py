@@ -48,7 +48,6 @@ def studies(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         small = ["--image-size", 64, "--epochs", 2, "--trials", 2 if arch == "mobilenet" else 1]
         output = run("search.run", "--arch", arch, *small, "--data", images, "--studies", folder)
         assert f"python -m ensemble.build {folder}" in output
-    run("ensemble.build", folder, "--no-test")
     run("ensemble.build", folder)
     return folder
 

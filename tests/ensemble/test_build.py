@@ -29,6 +29,12 @@ TORCH = ["--source", "torch", "--device", "cpu"]
 PRIORS = {"a": (0.2, 0.7, 0.1), "b": (0.5, 0.2, 0.3)}
 
 
+@pytest.fixture(autouse=True)
+def _blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Drawing takes nine tenths of a build; what is drawn is for test_report.py and test_end_to_end.py to say.
+    monkeypatch.setattr("ensemble.pieces.figure_svg", lambda figure: b"<svg/>")
+
+
 def build(studies: Any, *arguments: str) -> int:
     return main([str(studies.root), *arguments])
 
@@ -443,7 +449,7 @@ def test_a_member_that_believes_nothing_is_refused_before_the_test_is_opened(
     tensors = read_tensors(file)
     tensors["backbone.classifier.bias"][0] = float("nan")
     write_tensors(file, tensors)
-    assert build(two) == 2
+    assert build(two, *TORCH) == 2
     assert f"{file} gives what is no number: its weights are damaged" in capsys.readouterr().err
     assert not (two.root / "test_openings.jsonl").exists()
     assert not (two.root / "ensemble").exists()
@@ -541,7 +547,7 @@ def test_damaged_findings_are_refused_before_anything_is_written_or_opened(
 
 
 def test_report_that_cannot_be_written_costs_no_opening(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(report: Any) -> str:
+    def fail(*_: Any) -> str:
         raise RuntimeError("cannot be drawn")
 
     monkeypatch.setattr("ensemble.report.render_page", fail)

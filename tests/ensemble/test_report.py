@@ -12,6 +12,7 @@ from ensemble.findings import Finding
 from ensemble.markdown import render_markdown
 from ensemble.mistakes import surest_mistakes
 from ensemble.page import render_page
+from ensemble.report import rehearse
 from ensemble.parts import Part
 from ensemble.report import metrics
 from ensemble.spec import EnsembleSpec, MemberSpec
@@ -106,6 +107,14 @@ def test_page_needs_nothing_from_outside() -> None:
     assert addresses
     assert all(address and re.match(r"data:image/(svg\+xml|jpeg);base64,", address) for address in addresses)
     assert not {"script", "link", "iframe"} & {tag for tag, _ in parser.seen}
+
+
+def test_what_no_split_changes_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = rehearse(make_report(test=False))
+    fresh = render_page(make_report())
+    for plot in ("plot_curves", "plot_slices"):
+        monkeypatch.setattr(f"ensemble.page.{plot}", lambda *_, **__: pytest.fail("drawn again"))
+    assert render_page(make_report(), drawn) == fresh
 
 
 def test_page_escapes_whatever_comes_from_outside() -> None:
