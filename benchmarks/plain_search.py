@@ -137,6 +137,7 @@ class PlainTrainer:
                 manifest.labels[rows].tolist(),
                 image_size=self.task.arch.image_size,
                 augment_strength=strength,
+                reflect=True,
             ),
             batch_size=batch_size,
             workers=self.workers,

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.ffcv_jpeg import read_jpeg
 from benchmarks.loading import judge, some_of
 from benchmarks.loading_turns import BARE, JPEG, PLAIN, RAW, RESIDENT, TURBO
-from benchmarks.plain import PlainImages, normalise, plain_loader
+from benchmarks.plain import PlainImages, normalise, plain_loader, random_transforms
 from core.datasets import load_manifest
 from core.demo import write_demo
 from core.errors import InputError
@@ -138,6 +138,16 @@ def test_plain_augmentation_keeps_shape_and_type_and_changes_between_calls(files
 
     assert all((view.dtype, view.shape) == (torch.uint8, (3, IMAGE_SIZE, IMAGE_SIZE)) for view in views)
     assert not torch.equal(views[0], views[1]) or not torch.equal(views[1], views[2])
+
+
+def test_reflected_skin_takes_the_place_of_black_corners() -> None:
+    white = torch.full((3, 64, 64), 255, dtype=torch.uint8)
+    black = [
+        sum((random_transforms(1.0, reflect=reflect)(white) == 0).float().mean().item() for _ in range(40)) / 40
+        for reflect in (False, True)
+    ]
+    assert black[0] > 0.05
+    assert black[1] < 0.005
 
 
 def test_plain_loader_gives_every_image_once_and_drops_none(files: list[Path]) -> None:
