@@ -1,4 +1,4 @@
-"""Images → `.beton`: FFCV's file of raw pixels and labels, written once, memory-mapped ever after.
+"""Images → `.beton`: FFCV's file of raw pixels and labels, from which it streams; written once.
 
 FFCV 1.0.2 changes the process that imports it; `_prepare_ffcv` undoes that. Importing this module imports FFCV, which
 takes three to six seconds; `core.beton_file` reads what it has written without it.
@@ -24,7 +24,15 @@ from core.beton_file import beton_path, find_beton, read_pixels
 from core.errors import InputError
 from core.images import stored_size
 from core.manifest import Manifest
-from core.pixels import UInt8Array, decode_in_order, one_writer, writing_pixels
+from core.pixels import (
+    UInt8Array,
+    array_path,
+    decode_in_order,
+    find_array,
+    one_writer,
+    read_array,
+    writing_pixels,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +106,7 @@ def write_beton(manifest: Manifest, *, image_size: int, path: Path) -> Path:
 
     FFCV's own writer waits for ever for a worker that raised. So its pieces run here in one child process, which
     decodes on all cores and writes in order (hence the same bytes on every run), and whose silence or end is noticed.
+    What the cache has decoded already is copied.
 
     Args:
         manifest: The images; at least one.
@@ -114,17 +123,19 @@ def write_beton(manifest: Manifest, *, image_size: int, path: Path) -> Path:
     if not HAVE_FFCV:
         raise InputError("`path` must be written with ffcv, but ffcv cannot be imported here. Install it with make.")
     size = stored_size(image_size)
+    array = array_path(manifest, image_size=image_size)
+    decoded = array if find_array(array) is not None else None
     with writing_pixels(path, len(manifest), size) as aside:
-        _run_writer([manifest.file(row) for row in range(len(manifest))], manifest.labels, size, aside)
+        _run_writer([manifest.file(row) for row in range(len(manifest))], decoded, manifest.labels, size, aside)
         read_pixels(aside)  # FFCV ignores short writes, which is how a disk fills up.
     return path
 
 
-def _run_writer(files: list[Path], labels: npt.NDArray[np.int64], size: int, path: Path) -> None:
+def _run_writer(files: list[Path], decoded: Path | None, labels: npt.NDArray[np.int64], size: int, path: Path) -> None:
     """Runs `_write_in_child` and watches it."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_write_in_child, args=(sender, files, labels, size, path), daemon=True)
+    child = context.Process(target=_write_in_child, args=(sender, files, decoded, labels, size, path), daemon=True)
     child.start()
     sender.close()  # The child's end is now the only one, so that its death is an end of file here.
     done = 0
@@ -161,11 +172,17 @@ def _writer_failed(files: list[Path], done: int, why: str) -> InputError:
 
 
 def _write_in_child(
-    sender: Connection, files: list[Path], labels: npt.NDArray[np.int64], size: int, path: Path
+    sender: Connection,
+    files: list[Path],
+    decoded: Path | None,
+    labels: npt.NDArray[np.int64],
+    size: int,
+    path: Path,
 ) -> None:
     """Writes the beton; sends the count of images so far, or the exception that the user can mend."""
     try:
-        _write_samples(path, decode_in_order(files, size), labels, size, sender.send)
+        images = decode_in_order(files, size) if decoded is None else iter(read_array(decoded))
+        _write_samples(path, images, labels, size, sender.send)
     except InputError as error:
         sender.send(error)
     except OSError as error:

@@ -148,20 +148,16 @@ def _choose(kind: str, needed: int, device: torch.device, budget: int) -> tuple[
 
 
 def decode_once(manifest: Manifest, image_size: int) -> Pixels:
-    """All pixels, memory-mapped from the beton where FFCV can write one, else from an array of our own.
+    """All pixels, memory-mapped: from an array of our own, or from a beton where one has been written to be streamed.
 
-    They are decoded unless this machine has done so before.
+    They are decoded unless this machine has done so before. FFCV is left out of it: importing it here and in its writer
+    takes longer than decoding some thousand images.
 
     Raises:
         InputError: An image can't be decoded, or the cache has no room.
     """
-    # First without FFCV, whose import takes longer than opening the file.
     if (found := find_beton(manifest, image_size=image_size)) is not None:
         return found
-    from core.beton import HAVE_FFCV, ensure_beton
-
-    if HAVE_FFCV:
-        return read_pixels(ensure_beton(manifest, image_size=image_size))
     return read_array(ensure_array(manifest, image_size=image_size))
 
 

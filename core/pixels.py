@@ -111,13 +111,18 @@ def _decoded(files: Sequence[Path], size: int) -> Iterator["Future[UInt8Array]"]
 
 
 def ensure_array(manifest: Manifest, *, image_size: int) -> Path:
-    """The ``.npy`` of all images at the stored size in the cache, written on the first call.
+    """The ``.npy`` of all images at the stored size in the cache, written on the first call; a damaged one again.
 
     Raises:
         InputError: An image cannot be decoded, or the cache cannot hold the file.
     """
-    key = pixels_key(manifest, images.stored_size(image_size))
-    return _ensure(key, lambda path: write_array(manifest, image_size=image_size, path=path))
+    path = array_path(manifest, image_size=image_size)
+    return _ensure(path, lambda path: write_array(manifest, image_size=image_size, path=path))
+
+
+def array_path(manifest: Manifest, *, image_size: int) -> Path:
+    """Where the array of a manifest lies in the cache, once it is written."""
+    return _place(pixels_key(manifest, images.stored_size(image_size)))
 
 
 def ensure_array_of_files(files: Sequence[Path], sha256: Sequence[str], *, image_size: int) -> Path:
@@ -132,14 +137,17 @@ def ensure_array_of_files(files: Sequence[Path], sha256: Sequence[str], *, image
         InputError: An image cannot be decoded, or the cache cannot hold the file.
     """
     size = images.stored_size(image_size)
-    return _ensure(_key(size, ["files", *sha256]), lambda path: _write(files, size, path))
+    return _ensure(_place(_key(size, ["files", *sha256])), lambda path: _write(files, size, path))
 
 
-def _ensure(key: str, write: Callable[[Path], None]) -> Path:
-    """The array of a key in the cache, written by whoever asks first."""
-    path = cache_folder("pixels") / f"pixels-{key}.npy"
+def _place(key: str) -> Path:
+    return cache_folder("pixels") / f"pixels-{key}.npy"
+
+
+def _ensure(path: Path, write: Callable[[Path], None]) -> Path:
+    """An array in the cache, written by whoever asks first."""
     with one_writer(path):
-        if not path.exists():
+        if find_array(path) is None:
             write(path)
     return path
 
@@ -192,6 +200,17 @@ def read_array(path: Path) -> UInt8Array:
     if pixels.dtype != np.uint8 or pixels.ndim != 4:
         raise damaged(path, f"it holds {pixels.dtype} of shape {pixels.shape}")
     return pixels
+
+
+def find_array(path: Path) -> UInt8Array | None:
+    """What `read_array` reads, if the file is there and whole."""
+    if not path.exists():
+        return None
+    try:
+        return read_array(path)
+    except InputError as error:
+        _log.warning("%s It is written again now.", error)
+        return None
 
 
 def damaged(path: Path, why: str) -> InputError:

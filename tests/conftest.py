@@ -10,6 +10,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub, nor wait for one
+# The golden losses hold for one number of threads: sums are added up in another order with more. And one thread is the
+# fastest for networks this small: on busy cores two of them mostly wait for each other. It is set before any folder's
+# conftest is read, as some import torch, which asks once.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # The machines that run this are shared and noisy: a deadline in milliseconds would fail at random.
 hypothesis.settings.register_profile("dermatune", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("dermatune")
@@ -32,15 +39,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # In the environment and before anything of ours is imported, so that child processes have it too.
+    # In the environment, so that child processes have it too.
     cache = tempfile.mkdtemp(prefix="dermatune-tests-")
     config.add_cleanup(lambda: shutil.rmtree(cache))
     os.environ["DERMATUNE_CACHE"] = cache
-    os.environ["MPLBACKEND"] = "Agg"
-    # The golden losses hold for one number of threads: sums are added up in another order with more. And one thread is
-    # the fastest for networks this small: on busy cores two of them mostly wait for each other.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub, nor wait for one
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

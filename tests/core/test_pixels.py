@@ -45,6 +45,14 @@ def test_array_holds_what_load_image_gives_and_is_written_once(manifest: Manifes
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_a_damaged_array_in_the_cache_is_written_again(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+    path = pixels.ensure_array(manifest, image_size=32)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert pixels.ensure_array(manifest, image_size=32).read_bytes() == whole
+    assert "It is written again now." in caplog.text
+
+
 def test_who_comes_while_images_are_decoded_waits_and_decodes_none(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

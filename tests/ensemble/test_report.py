@@ -12,9 +12,8 @@ from ensemble.findings import Finding
 from ensemble.markdown import render_markdown
 from ensemble.mistakes import surest_mistakes
 from ensemble.page import render_page
-from ensemble.report import rehearse
 from ensemble.parts import Part
-from ensemble.report import metrics
+from ensemble.report import metrics, rehearse
 from ensemble.spec import EnsembleSpec, MemberSpec
 from ensemble.tables import Report, worst_confusions
 
