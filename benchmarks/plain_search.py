@@ -60,10 +60,11 @@ class PlainTrainer:
         task: Backbone and images.
         device: Where to compute.
         workers: Processes that decode; one set for each loader.
+        reflect: As for `random_transforms`: for recall, and not where seconds alone are compared.
     """
 
-    def __init__(self, task: Task, device: torch.device, *, workers: int) -> None:
-        self.task, self.device, self.workers = task, device, workers
+    def __init__(self, task: Task, device: torch.device, *, workers: int, reflect: bool = False) -> None:
+        self.task, self.device, self.workers, self.reflect = task, device, workers, reflect
 
     def train(
         self, config: TrainConfig, on_epoch: Callable[[int, float], bool] = lambda epoch, recall: False
@@ -137,7 +138,7 @@ class PlainTrainer:
                 manifest.labels[rows].tolist(),
                 image_size=self.task.arch.image_size,
                 augment_strength=strength,
-                reflect=True,
+                reflect=self.reflect,
             ),
             batch_size=batch_size,
             workers=self.workers,

@@ -77,9 +77,10 @@ def open_ours(plan: Plan) -> None:
     STATE.update(plan=plan, task=task, trainer=open_trainer(task, device, activations=activations))
 
 
-def open_plain(plan: Plan) -> None:
+def open_plain(plan: Plan, *, reflect: bool = False) -> None:
     from benchmarks.plain_search import PlainTrainer
     from core.device import resolve_device
 
     task = plan.task()
-    STATE.update(plan=plan, task=task, trainer=PlainTrainer(task, resolve_device(plan.device), workers=plan.workers))
+    trainer = PlainTrainer(task, resolve_device(plan.device), workers=plan.workers, reflect=reflect)
+    STATE.update(plan=plan, task=task, trainer=trainer)
