@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.ablation_changes import BASE
-
-LEVEL = 0.95
+from benchmarks.reporting import student_interval
 
 Row = dict[str, Any]
 
@@ -53,17 +52,6 @@ def compare(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Row
             }
         rows.append(row)
     return rows
-
-
-def student_interval(values_S: Sequence[float]) -> tuple[float | None, float | None]:
-    """Student's interval of the mean of a few values; None for a single one, of which there is none."""
-    from scipy.stats import t
-
-    if len(values_S) < 2:
-        return None, None
-    half = t.ppf((1 + LEVEL) / 2, len(values_S) - 1) * statistics.stdev(values_S) / math.sqrt(len(values_S))
-    mean = statistics.mean(values_S)
-    return float(mean - half), float(mean + half)
 
 
 def best_change(rows: Sequence[Row]) -> Row | None:

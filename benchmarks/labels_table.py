@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation_table import student_interval
+from benchmarks.reporting import student_interval
 
 BASE, SELF, SEMI = "first weights", "self-supervised", "semi-supervised"
 ARMS = (BASE, SELF, SEMI)

@@ -1,6 +1,7 @@
 """What every benchmark ends with: a table, a JSON file with machine and versions, and one line `ratio: X`."""
 
 import argparse
+import math
 import os
 import platform
 import resource
@@ -122,6 +123,17 @@ def interval(values: "npt.NDArray[np.float64]") -> dict[str, float]:
 
     low, high = np.percentile(values, [2.5, 97.5])
     return {"low": float(low), "high": float(high)}
+
+
+def student_interval(values_S: Sequence[float]) -> tuple[float | None, float | None]:
+    """Student's 95 % interval of the mean of a few values; None for a single one, of which there is none."""
+    from scipy.stats import t
+
+    if len(values_S) < 2:
+        return None, None
+    half = t.ppf(0.975, len(values_S) - 1) * statistics.stdev(values_S) / math.sqrt(len(values_S))
+    mean = statistics.mean(values_S)
+    return float(mean - half), float(mean + half)
 
 
 def show(values: Mapping[str, float], digits: int = 2) -> str:

@@ -16,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation_table import student_interval
-from benchmarks.reporting import add_out_argument, finish
+from benchmarks.reporting import add_out_argument, finish, student_interval
 from core.cli import Parser, run, write
 from core.errors import InputError
 

@@ -1,6 +1,7 @@
 """One call of `python -m search.run` once its study is ready: the plan, the trials that are missing, what they gave."""
 
 import dataclasses
+import logging
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from core.cli import stopping_cleanly, write
 from core.config import TrainConfig
 from core.device import describe_device, is_out_of_memory
 from core.durations import in_words
-from core.errors import counted
+from core.errors import counted, one_line
 from core.files import LEFTOVER_S, remove_leftovers
 from core.trainer import NonFiniteLossError, Trainer
 from search.choosing import Verdict, judge_search
@@ -26,6 +27,8 @@ from search.storage import dashboard_storage
 from search.summary import explain_gap, rank, summarise, table
 from search.worker import Goal, Work
 from search.workers import run_workers
+
+_log = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 _FRESH_S = 60.0  # a file aside may be that of a command which has just been typed
@@ -74,13 +77,15 @@ class Session:
             return 0
         try:
             stopped = self.run_here() if self.is_alone else self.run_several()
-        except SearchFailedError as error:
+        except BaseException as error:
+            self.try_to_write_summary()
+            if not isinstance(error, SearchFailedError):
+                raise
             write(
                 f"\nThe search stopped: {error}. Every finished trial is kept; mend the cause and run the same command."
             )
             return EXIT_FAILED
-        finally:
-            self.write_summary()
+        self.write_summary()
         if stopped:
             write(f"\nThe search stopped because {stopped}. The same command continues it.")
         self.show_end()
@@ -202,6 +207,13 @@ class Session:
         groups = [lesions[row] for row in val]
         self.verdict = judge_search(rank(records), manifest.labels[val], groups, len(manifest.classes))
         setup.folder.write_summary(summarise(self.study, records, list(self.names), self.verdict))
+
+    def try_to_write_summary(self) -> None:
+        """Writes it where that goes: what ended the search, a full disk perhaps, is what its user must be told."""
+        try:
+            self.write_summary()
+        except Exception as error:
+            _log.warning("the study's summary could not be written: %s", one_line(str(error)))
 
     def show_end(self) -> None:
         """The best trials, and the commands to type next."""

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import ablation, ablation_page
 from benchmarks.ablation_changes import BASE, CHANGES, changed_values, choose_changes
-from benchmarks.ablation_table import best_change, compare, markdown, student_interval
+from benchmarks.ablation_table import best_change, compare, markdown
+from benchmarks.reporting import student_interval
 from core import cli
 from core.archs import resolve_arch
 from core.backbones import build_classifier

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from core.cli import run
 from core.demo import write_demo
 from core.epochs import NonFiniteLossError
+from core.errors import InputError
 from search.run import build_parser, main
 
 ROOT = Path(__file__).parents[2]
@@ -284,6 +285,23 @@ def test_a_damaged_history_keeps_no_search_from_ending_well(
     (studies / "demo-test_efficientnet" / "trial-0000" / "history.csv").unlink()
     assert search(*command) == 0
     assert "the gap of trial 0 can't be told" in capsys.readouterr().err
+
+
+def test_what_ended_a_search_is_told_and_not_that_its_summary_failed_too(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("The cause must be told.")
+
+    def fill(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("search.session.Session.run_here", refuse)
+    monkeypatch.setattr("search.session.Session.write_summary", fill)
+    assert search(*SMALL, "--data", images, "--studies", tmp_path / "studies", "--trials", 1) == 2
+    error = capsys.readouterr().err
+    assert "The cause must be told." in error.splitlines()[-1]
+    assert "the study's summary could not be written: [Errno 28] No space left on device" in error
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "many", "1.5", "1000001"])
