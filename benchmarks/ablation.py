@@ -10,17 +10,27 @@ card those that passed, else the processor's, as who else computes changes the o
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.ablation_changes import BASE, CHANGES, base_values, changed_values, choose_changes, config_of
+from benchmarks.ablation_changes import (
+    BASE,
+    CHANGES,
+    base_values,
+    changed_arch,
+    changed_values,
+    choose_changes,
+    config_of,
+)
 from benchmarks.ablation_table import best_change, compare, markdown
 from benchmarks.reporting import RESULTS, finish, json_file
 from core.cli import Parser, Progress, natural_int, positive_int, progress, run, write
 from core.dataspec import add_data_arguments, read_data_arguments
 from core.errors import InputError, counted, few
+from core.framing import FRAMINGS
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_arguments(parser, help="folder of labelled images, CSV or npz file; repeated, they are merged")
     parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")
     parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="default: the backbone's own")
+    parser.add_argument("--framing", choices=FRAMINGS, default="whole", help="as of search.run (default: whole)")
     parser.add_argument("--train-images", type=positive_int, help="random training images (default: all)")
     parser.add_argument("--val-images", type=positive_int, help="random validation images (default: all)")
     parser.add_argument("--epochs", type=positive_int, default=10, help="default: 10")
@@ -87,14 +98,15 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_seed(args: argparse.Namespace, seed: int, image_size: int | None = None) -> "Task":
-    """The images of a seed, at the base's size or another."""
+def open_seed(args: argparse.Namespace, seed: int) -> "Task":
+    """The images of a seed."""
     from benchmarks.setup import open_task
 
     return open_task(
         read_data_arguments(args, args.data),
         args.arch,
-        image_size=image_size or args.image_size,
+        image_size=args.image_size,
+        framing=args.framing,
         weights=args.weights,
         train_images=args.train_images,
         val_images=args.val_images,
@@ -134,7 +146,7 @@ class Recording:
         if not file.is_file():
             return
         content = read_json(file)
-        known = content.get("provenance", {})
+        known = {"framing": "centre", **content.get("provenance", {})}  # before there was a choice
         if differing := [name for name in provenance if known.get(name) != provenance[name]]:
             raise InputError(
                 f"`--recording` must be a new file or one of the same setting, but in {file} these differ: "
@@ -163,18 +175,19 @@ def measure_seed(
     recording: Recording,
     bar: Progress,
 ) -> None:
-    """Runs what is missing of a seed, sizes one after the other, so that each is decoded once."""
+    """Runs what is missing of a seed, frames one after the other, so that each is decoded once."""
     from benchmarks.setup import open_trainer
 
     if not names:
         return
     task = open_seed(args, seed)
     configs = {name: config_of(task, args.epochs, base, name) for name in names}
-    for size in sorted({config.image_size for config in configs.values()}):
-        trainer = open_trainer(open_seed(args, seed, size), device, activations=None)
+    archs = {name: changed_arch(name, task.arch) for name in names}
+    for arch in sorted(set(archs.values()), key=lambda arch: arch.frame):
+        trainer = open_trainer(dataclasses.replace(task, arch=arch), device, activations=None)
         try:
             for name, config in configs.items():
-                if config.image_size == size:
+                if archs[name] == arch:
                     values = changed_values(name, task.arch.image_size)
                     recording.add({"seed": seed, "name": name, "values": values, **measure(trainer, config)})
                     bar.advance()

@@ -1,6 +1,7 @@
 """What benchmarks.ablation changes, one at a time: each costs what the base costs, unless its name says otherwise."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from core.config import TrainConfig
@@ -8,10 +9,13 @@ from core.errors import InputError
 
 if TYPE_CHECKING:
     from benchmarks.setup import Task
+    from core.archs import Arch
     from core.classifier import Classifier
 
 BASE = "base"
 LARGER = "size-1.5"  # the one change that costs more
+CENTRE = "framing-centre"  # what studies from before there was a choice see
+_OF_ARCH = ("image_size", "framing")
 _STEP = 32  # pixels: what strides of most networks divide
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -47,11 +51,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "augment-0.5": {"augment_strength": 0.5},
     "augment-1.5": {"augment_strength": 1.5},
     LARGER: {},  # depends on the base's
+    CENTRE: {"framing": "centre"},
 }
 
 
 def changed_values(name: str, image_size: int) -> dict[str, Any]:
-    """The fields of `TrainConfig` that a change sets.
+    """The fields of `TrainConfig` that a change sets, or of the backbone.
 
     Args:
         name: Of the change; the base changes nothing.
@@ -60,6 +65,12 @@ def changed_values(name: str, image_size: int) -> dict[str, Any]:
     if name == LARGER:
         return {"image_size": max(round(1.5 * image_size / _STEP), image_size // _STEP + 1) * _STEP}
     return CHANGES.get(name, {})
+
+
+def changed_arch(name: str, arch: "Arch") -> "Arch":
+    """The backbone as a change has it."""
+    values = changed_values(name, arch.image_size)
+    return replace(arch, **{field: values[field] for field in _OF_ARCH if field in values})
 
 
 def choose_changes(only: Sequence[str], model: "Classifier", timm_name: str, *, epochs: int, depth: int) -> list[str]:
@@ -111,4 +122,5 @@ def base_values(task: "Task", model: "Classifier", depth: int | None) -> dict[st
 
 def config_of(task: "Task", epochs: int, base: dict[str, Any], name: str) -> TrainConfig:
     """The config of a change."""
-    return task.config(epochs, **{**base, **changed_values(name, task.arch.image_size)})
+    values = changed_values(name, task.arch.image_size)
+    return task.config(epochs, **{**base, **{field: value for field, value in values.items() if field != "framing"}})

@@ -89,8 +89,8 @@ def time_in_turns(files: "Sequence[ExportedEnsemble]", images: Sequence[Path], r
     """Milliseconds of an image by each file, once a turn; a busy neighbour then slows all of them alike."""
     from ensemble.calibrating import decode_for
 
-    sizes = sorted({one.size for file in files for one in file.card.inputs})
-    pixels, taken = decode_for(sizes, images), [list[float]() for _ in files]
+    frames = sorted({one.frame for file in files for one in file.card.inputs})
+    pixels, taken = decode_for(frames, images), [list[float]() for _ in files]
     for turn in range(repeats + 1):
         for file, times in zip(files, taken, strict=True):
             places = range(len(images) if turn else min(_WARM_UP, len(images)))

@@ -20,6 +20,7 @@ from benchmarks.reporting import RESULTS, finish, json_file
 from core.cli import Parser, positive_int, progress, run, write
 from core.dataspec import add_data_arguments
 from core.errors import InputError, counted
+from core.framing import FRAMINGS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=positive_int, default=3, help="default: 3")
     parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")
     parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="default: the backbone's own")
+    parser.add_argument("--framing", choices=FRAMINGS, default="whole", help="as of search.run (default: whole)")
     parser.add_argument("--val-images", type=positive_int, help="random validation images (default: all)")
     parser.add_argument(
         "--epochs", type=positive_int, default=10, help="with all labels; up to ten times that with few"
@@ -126,6 +128,7 @@ def open_seed(args: argparse.Namespace, seed: int, weights: str) -> "Task":
         read_data_arguments(args, args.data),
         args.arch,
         image_size=args.image_size,
+        framing=args.framing,
         weights=weights,
         val_images=args.val_images,
         seed=seed,
@@ -153,6 +156,7 @@ def pretrained(args: argparse.Namespace, seed: int, recording: "Recording") -> s
     for column in ("image_column", "label_column", "group_column"):
         words += [f"--{column.replace('_', '-')}", getattr(args, column)] if getattr(args, column) else []
     words += ["--weights", args.weights, "--epochs", args.pretrain_epochs, "--device", args.device]
+    words += ["--framing", args.framing]
     words += [] if args.image_size is None else ["--image-size", args.image_size]
     out.parent.mkdir(parents=True, exist_ok=True)
     if pretrain.main(pretrain.build_parser().parse_args([str(word) for word in words])) or not out.is_file():
@@ -182,7 +186,7 @@ def measure(
         if arm == SEMI:
             rows = task.split.train.tolist()
             files, sha256 = [task.manifest.file(row) for row in rows], [task.manifest.sha256[row] for row in rows]
-            source = open_files(files, image_size=task.arch.image_size, device=device, sha256=sha256)
+            source = open_files(files, frame=task.arch.frame, device=device, sha256=sha256)
             besides = UnlabelledImages(source=source, count=len(files))
             trainer.data = dataclasses.replace(trainer.data, unlabelled=besides)
         with trainer.data:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from core.framing import Frame
     from core.manifest import Manifest
     from core.seeds import Rows
 
@@ -42,11 +43,16 @@ class Plan:
     folder: Path
 
     @property
+    def frame(self) -> "Frame":
+        """What is kept of each photo: the centre, on both sides."""
+        from core.framing import Frame
+
+        return Frame.of(self.image_size, "centre")
+
+    @property
     def stored_size(self) -> int:
         """S, pixels."""
-        from core.images import stored_size
-
-        return stored_size(self.image_size)
+        return self.frame.size
 
     @property
     def files(self) -> list[Path]:

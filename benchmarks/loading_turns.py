@@ -135,7 +135,7 @@ def open_ours(plan: Plan, at_end: ExitStack, *, kind: str) -> Epoch:
         import_ffcv()
     device = torch.device(plan.device)
     source = at_end.enter_context(
-        open_source(plan.manifest, image_size=plan.image_size, rows=plan.order, device=device, kind=kind)
+        open_source(plan.manifest, frame=plan.frame, rows=plan.order, device=device, kind=kind)
     )
     view = view_of(plan)
 

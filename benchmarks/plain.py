@@ -13,9 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 
+from core.framing import Framing
+
 
 class PlainImages(Dataset[tuple[torch.Tensor, int]]):
-    """Image files, decoded, scaled and cropped to the centre square whenever they are asked for."""
+    """Image files, decoded and scaled to a square whenever they are asked for."""
 
     def __init__(
         self,
@@ -23,6 +25,7 @@ class PlainImages(Dataset[tuple[torch.Tensor, int]]):
         labels: Sequence[int],
         *,
         image_size: int,
+        framing: Framing = "centre",
         augment_strength: float = 0.0,
         reflect: bool = False,
     ) -> None:
@@ -32,12 +35,14 @@ class PlainImages(Dataset[tuple[torch.Tensor, int]]):
             files: One path an image.
             labels: One class an image.
             image_size: S, pixels.
+            framing: What of a photo is shown; see `core.framing`.
             augment_strength: Scale of the ranges of the random transforms; 0 for none.
             reflect: As for `random_transforms`.
         """
         self.files = [str(file) for file in files]
         self.labels = [int(label) for label in labels]
         self.image_size = image_size
+        self.framing = framing
         self.augment = random_transforms(augment_strength, reflect=reflect) if augment_strength else None
 
     def __len__(self) -> int:
@@ -46,9 +51,12 @@ class PlainImages(Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """One image, uint8 (3, S, S), and its label."""
         image: torch.Tensor = decode_image(self.files[index], mode=ImageReadMode.RGB)
-        # As uint8, and cropped last: the decoder's channels_last image, if whole, has the fast way through the resize.
-        image = v2.functional.resize(image, [self.image_size], antialias=True)
-        image = v2.functional.center_crop(image, [self.image_size, self.image_size])
+        square = [self.image_size, self.image_size]
+        if self.framing == "whole":
+            image = v2.functional.resize(image, square, antialias=True)
+        else:
+            # As uint8, and cropped last: the decoder's channels_last image has the fast way through the resize.
+            image = v2.functional.center_crop(v2.functional.resize(image, square[:1], antialias=True), square)
         return image if self.augment is None else self.augment(image), self.labels[index]
 
 

@@ -137,6 +137,7 @@ class PlainTrainer:
                 [manifest.file(row) for row in rows],
                 manifest.labels[rows].tolist(),
                 image_size=self.task.arch.image_size,
+                framing=self.task.arch.framing,
                 augment_strength=strength,
                 reflect=self.reflect,
             ),

@@ -82,7 +82,7 @@ def predict_files(ensemble: "SoftVotingEnsemble", files: Sequence[Path]) -> floa
 
     start = time.perf_counter()
     with ImageSet.of_files(files) as images:
-        images.open((member.arch.image_size for member in ensemble.estimators_), ensemble.estimators_[0].device)
+        images.open((member.arch.frame for member in ensemble.estimators_), ensemble.estimators_[0].device)
         ensemble.predict(images)
     return time.perf_counter() - start
 

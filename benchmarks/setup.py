@@ -9,6 +9,7 @@ import numpy as np
 from core.archs import Arch, resolve_arch
 from core.config import TrainConfig
 from core.dataspec import DataSpec
+from core.framing import Framing
 from core.manifest import Manifest
 from core.seeds import AUGMENT, Rows, derive_seed
 from core.splits import Split
@@ -65,6 +66,7 @@ class Task:
             "data": f"{self.manifest.layout}, fingerprint {self.manifest.fingerprint}",
             "arch": self.arch.timm_name,
             "image_size": self.arch.image_size,
+            "framing": self.arch.framing,
             "weights": f"{self.weights.origin}, hash {self.weights.hash}",
             "device": describe_device(device),
             "threads": torch.get_num_threads(),
@@ -81,6 +83,7 @@ def open_task(
     arch: str,
     *,
     image_size: int | None = None,
+    framing: Framing = "whole",
     weights: str = "auto",
     train_images: int | None = None,
     val_images: int | None = None,
@@ -92,6 +95,7 @@ def open_task(
         data: Where the images are.
         arch: As `--arch`.
         image_size: As `--image-size`; None for the backbone's own.
+        framing: As `--framing`.
         weights: As `--weights`.
         train_images: Training images to take; None for all.
         val_images: Validation images likewise.
@@ -104,7 +108,7 @@ def open_task(
     from core.splits import split_manifest
     from core.unlabelled import held_out_rows, refuse_weights_that_know
 
-    resolved = resolve_arch(arch)
+    resolved = dataclasses.replace(resolve_arch(arch), framing=framing)
     if image_size is not None:
         resolved = dataclasses.replace(resolved, image_size=image_size)
     manifest = load_manifest(data)
@@ -166,11 +170,11 @@ def open_trainer(
     from core.loaders import open_source
     from core.trainer import TrainData, Trainer
 
-    opened = open_source(task.manifest, image_size=task.arch.image_size, rows=task.rows, device=device, kind=source)
+    opened = open_source(task.manifest, frame=task.arch.frame, rows=task.rows, device=device, kind=source)
     return Trainer(
         arch=task.arch,
         weights=task.weights,
-        data=TrainData.of(task.manifest, task.split, opened),
+        data=TrainData.of(task.manifest, task.split, opened, task.arch.frame),
         device=device,
         seed=task.seed,
         activations=activations,

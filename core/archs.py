@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from core.errors import InputError
+from core.framing import Frame, Framing
 
 # timm takes seconds to import and --help must not: it is imported inside functions.
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Arch:
         mean: Mean of each channel, red first, of pixels scaled to 0-1.
         std: Standard deviation of each channel, likewise.
         weight_tag: timm's tag of the pretrained weights; None where timm knows none.
+        framing: What of a photo it sees. Studies and ensembles from before there was a choice don't say: ``centre``.
     """
 
     name: str
@@ -35,6 +37,12 @@ class Arch:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     weight_tag: str | None
+    framing: Framing = "centre"
+
+    @property
+    def frame(self) -> Frame:
+        """What is kept of a photo."""
+        return Frame.of(self.image_size, self.framing)
 
     @property
     def full_name(self) -> str:
@@ -70,6 +78,7 @@ def resolve_arch(name: str) -> Arch:
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         weight_tag=cfg.tag,
+        framing="whole",
     )
 
 

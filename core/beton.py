@@ -22,7 +22,7 @@ import torch
 from core import cli
 from core.beton_file import beton_path, find_beton, read_pixels
 from core.errors import InputError
-from core.images import stored_size
+from core.framing import Frame
 from core.manifest import Manifest
 from core.pixels import (
     UInt8Array,
@@ -88,20 +88,20 @@ def _prepare_ffcv() -> bool:
 HAVE_FFCV: bool = _prepare_ffcv()
 
 
-def ensure_beton(manifest: Manifest, *, image_size: int) -> Path:
+def ensure_beton(manifest: Manifest, frame: Frame) -> Path:
     """The beton of a manifest in the cache, written on the first call; a damaged one is written again.
 
     Raises:
         InputError: An image cannot be decoded, or the cache cannot hold the file.
     """
-    path = beton_path(manifest, image_size=image_size)
+    path = beton_path(manifest, frame)
     with one_writer(path):
-        if find_beton(manifest, image_size=image_size) is None:
-            write_beton(manifest, image_size=image_size, path=path)
+        if find_beton(manifest, frame) is None:
+            write_beton(manifest, frame, path)
     return path
 
 
-def write_beton(manifest: Manifest, *, image_size: int, path: Path) -> Path:
+def write_beton(manifest: Manifest, frame: Frame, path: Path) -> Path:
     """Writes every image at the stored size as raw pixels, and its label, in the manifest's order.
 
     FFCV's own writer waits for ever for a worker that raised. So its pieces run here in one child process, which
@@ -110,7 +110,7 @@ def write_beton(manifest: Manifest, *, image_size: int, path: Path) -> Path:
 
     Args:
         manifest: The images; at least one.
-        image_size: Side of the square that the model will see, pixels.
+        frame: What is kept of each.
         path: Where the file shall be; replaced if it exists.
 
     Returns:
@@ -122,20 +122,21 @@ def write_beton(manifest: Manifest, *, image_size: int, path: Path) -> Path:
     assert len(manifest), "a manifest without images"
     if not HAVE_FFCV:
         raise InputError("`path` must be written with ffcv, but ffcv cannot be imported here. Install it with make.")
-    size = stored_size(image_size)
-    array = array_path(manifest, image_size=image_size)
+    array = array_path(manifest, frame)
     decoded = array if find_array(array) is not None else None
-    with writing_pixels(path, len(manifest), size) as aside:
-        _run_writer([manifest.file(row) for row in range(len(manifest))], decoded, manifest.labels, size, aside)
+    with writing_pixels(path, len(manifest), frame.size) as aside:
+        _run_writer([manifest.file(row) for row in range(len(manifest))], decoded, manifest.labels, frame, aside)
         read_pixels(aside)  # FFCV ignores short writes, which is how a disk fills up.
     return path
 
 
-def _run_writer(files: list[Path], decoded: Path | None, labels: npt.NDArray[np.int64], size: int, path: Path) -> None:
+def _run_writer(
+    files: list[Path], decoded: Path | None, labels: npt.NDArray[np.int64], frame: Frame, path: Path
+) -> None:
     """Runs `_write_in_child` and watches it."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_write_in_child, args=(sender, files, decoded, labels, size, path), daemon=True)
+    child = context.Process(target=_write_in_child, args=(sender, files, decoded, labels, frame, path), daemon=True)
     child.start()
     sender.close()  # The child's end is now the only one, so that its death is an end of file here.
     done = 0
@@ -176,13 +177,13 @@ def _write_in_child(
     files: list[Path],
     decoded: Path | None,
     labels: npt.NDArray[np.int64],
-    size: int,
+    frame: Frame,
     path: Path,
 ) -> None:
     """Writes the beton; sends the count of images so far, or the exception that the user can mend."""
     try:
-        images = decode_in_order(files, size) if decoded is None else iter(read_array(decoded))
-        _write_samples(path, images, labels, size, sender.send)
+        images = decode_in_order(files, frame) if decoded is None else iter(read_array(decoded))
+        _write_samples(path, images, labels, frame.size, sender.send)
     except InputError as error:
         sender.send(error)
     except OSError as error:

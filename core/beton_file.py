@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from core.cache import cache_folder
 from core.errors import InputError
-from core.images import stored_size
+from core.framing import Frame
 from core.manifest import Manifest
 from core.pixels import UInt8Array, damaged, pixels_key
 
@@ -64,14 +64,14 @@ class BetonPixels:
         return self._bytes[start : start + self.size * self.size * 3].reshape(self.size, self.size, 3)
 
 
-def beton_path(manifest: Manifest, *, image_size: int) -> Path:
+def beton_path(manifest: Manifest, frame: Frame) -> Path:
     """Where the beton of a manifest lies in the cache, once it is written."""
-    return cache_folder("pixels") / f"{pixels_key(manifest, stored_size(image_size))}.beton"
+    return cache_folder("pixels") / f"{pixels_key(manifest, frame)}.beton"
 
 
-def find_beton(manifest: Manifest, *, image_size: int) -> BetonPixels | None:
+def find_beton(manifest: Manifest, frame: Frame) -> BetonPixels | None:
     """The beton of a manifest, if it is in the cache and whole."""
-    path = beton_path(manifest, image_size=image_size)
+    path = beton_path(manifest, frame)
     if not path.exists():
         return None
     try:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL.Image import Resampling
 
 from core.device import available_cores
+from core.framing import Frame
 from core.images import load_image, read_image
 from core.manifest import Manifest
 
@@ -153,7 +154,7 @@ def _thumbnail(file: Path, squashed: bool) -> FloatArray:
     if squashed:
         pixels = np.asarray(read_image(file, at_least=_THUMBNAIL).resize((_THUMBNAIL, _THUMBNAIL), Resampling.HAMMING))
     else:
-        pixels = load_image(file, _THUMBNAIL)
+        pixels = load_image(file, Frame(_THUMBNAIL, "centre"))
     green_SS = pixels[:, :, 1].astype(np.float32)  # where blood and pigment stand out most from skin
     structures: FloatArray = gaussian_filter(green_SS, _FINE) - gaussian_filter(green_SS, _COARSE)
     return structures

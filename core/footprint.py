@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from core.device import free_memory
 from core.evaluation import EVAL_BATCH_SIZE
-from core.images import stored_size
+from core.framing import stored_size
 
 _FLOAT = 4  # bytes
 _IMAGES = 2  # that a survey shows the network: norms refuse one

@@ -3,7 +3,6 @@
 Safe to call from several threads and processes at once.
 """
 
-import math
 import os
 import re
 import stat
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from core.errors import InputError
+from core.framing import Frame
 from core.jpeg import count_scans
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
@@ -24,8 +24,6 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp",
 # Pillow opens more formats, some by starting other programs (EPS runs Ghostscript); a data set needs none of those.
 # "JPEG" covers MPO, which some phones write.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-# Zoom and rotation need pixels beyond the ones that the model sees (docs/decisions/0001).
-_STORED_SCALE = 1.15
 # Largest image that is decoded, width x height: Pillow's own limit, which by default it only warns of at this size.
 MAX_PIXELS = 89_478_485
 # Longest side, as JPEG has it: scaling an image of 80,000,000 x 1 pixels takes more memory than there is.
@@ -55,35 +53,34 @@ class UnreadableImageError(Exception):
     """A file is no image that we can decode; the message is the reason in a few words."""
 
 
-def stored_size(image_size: int) -> int:
-    """The side at which images are kept for a model that sees squares of `image_size`, both in pixels."""
-    return math.ceil(round(_STORED_SCALE * image_size, 6))  # rounded first: 1.15 * 100 is 114.99999999999999
-
-
-def load_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
+def load_image(path: Path, frame: Frame) -> npt.NDArray[np.uint8]:
     """Decodes an image into a square of RGB pixels.
 
     The EXIF orientation is applied, transparency becomes white, 16 bit are scaled to 8, grey and CMYK become RGB; of a
-    file with several frames the first counts. The largest square around the centre is kept, so that shapes keep their
-    proportions, then scaled with an antialiasing filter.
+    file with several frames the first counts. What the frame keeps is scaled with an antialiasing filter.
 
     Args:
         path: A JPEG, PNG, BMP, TIFF, WebP or GIF file.
-        size: Side of the result, pixels.
+        frame: What is kept of it.
 
     Returns:
-        uint8 (size, size, 3).
+        uint8 (size, size, 3), with the frame's size.
 
     Raises:
         InputError: The file cannot be read or decoded.
     """
+    size = frame.size
     image = read_image(path, at_least=size)
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+    if frame.framing == "whole":
+        kept = (0, 0, image.width, image.height)
+    else:
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        kept = (left, top, left + side, top + side)
     # HAMMING averages about one source area per pixel (BOX would alias at ratios below 2, BILINEAR blurs more); it has
     # no support for enlarging, where BICUBIC is the better one.
     resample = Image.Resampling.HAMMING if side >= size else Image.Resampling.BICUBIC
-    square = image.resize((size, size), resample, box=(left, top, left + side, top + side))
+    square = image.resize((size, size), resample, box=kept)
     return np.asarray(square, dtype=np.uint8).copy()
 
 

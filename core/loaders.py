@@ -20,7 +20,7 @@ from core.beton_file import find_beton, read_pixels
 from core.budget import MEMORY
 from core.device import available_cores, free_memory
 from core.errors import InputError
-from core.images import stored_size
+from core.framing import Frame
 from core.inspection import refuse_unreadable
 from core.manifest import Manifest
 from core.pixels import Pixels, decode_files, ensure_array, ensure_array_of_files, read_array
@@ -38,7 +38,7 @@ _BUILDING = threading.Lock()  # Starting an epoch writes the batch size into the
 def open_source(
     manifest: Manifest,
     *,
-    image_size: int,
+    frame: Frame,
     rows: npt.NDArray[np.int64],
     device: torch.device,
     kind: str = "auto",
@@ -48,7 +48,7 @@ def open_source(
 
     Args:
         manifest: The images.
-        image_size: Side of the square that the model will see, pixels; batches have `core.images.stored_size` of it.
+        frame: What is kept of each, which is what batches have.
         rows: The only rows of the manifest that may ever be asked for.
         device: Where the batches shall be.
         kind: ``resident`` (decoded once, kept on the device), ``ffcv`` (streamed), ``torch`` (decoded each time), or
@@ -61,16 +61,16 @@ def open_source(
     if kind not in KINDS:
         raise InputError(f"`kind` must be one of {', '.join(KINDS)}, but got kind={kind!r}. Choose one of them.")
     assert rows.size == 0 or (rows.min() >= 0 and rows.max() < len(manifest)), "rows that the manifest doesn't have"
-    size = stored_size(image_size)
+    size = frame.size
     budget = MEMORY.of(free_memory(device)) if memory is None else memory
     chosen, why = _choose(kind, len(np.unique(rows)) * size * size * 3, device, budget)
     _log.info("batches come from the %s source: %s", chosen, why)
     if chosen == "ffcv":
-        return FfcvSource(manifest, rows, image_size=image_size, device=device)
+        return FfcvSource(manifest, rows, frame=frame, device=device)
     if chosen == "torch":
         files = [manifest.file(row) for row in range(len(manifest))]
-        return TorchSource(files, manifest.labels, rows, stored_size=size, device=device)
-    pixels = decode_once(manifest, image_size)
+        return TorchSource(files, manifest.labels, rows, frame=frame, device=device)
+    pixels = decode_once(manifest, frame)
     if device.type == "cpu":
         return MappedSource(pixels, manifest.labels, rows, stored_size=size)
     return ResidentSource(pixels, manifest.labels, rows, stored_size=size, device=device)
@@ -79,7 +79,7 @@ def open_source(
 def open_files(
     paths: Sequence[Path],
     *,
-    image_size: int,
+    frame: Frame,
     device: torch.device,
     sha256: Sequence[str] | None = None,
     memory: int | None = None,
@@ -91,7 +91,7 @@ def open_files(
 
     Args:
         paths: Image files.
-        image_size: Side of the square that the model will see, pixels.
+        frame: What is kept of each.
         device: Where the batches shall be.
         sha256: Hash of each file's bytes. Given, the decoded pixels stay in the cache, where all processes of a machine
             share them; without, they are gone with this one.
@@ -101,7 +101,7 @@ def open_files(
     Raises:
         InputError: Some cannot be decoded, all of which are named, or the cache has no room.
     """
-    size, rows = stored_size(image_size), np.arange(len(paths), dtype=np.int64)
+    size, rows = frame.size, np.arange(len(paths), dtype=np.int64)
     labels, needed = np.full_like(rows, -1), len(paths) * size * size * 3
     on_device = MEMORY.of(free_memory(device)) if memory is None else memory
     here = torch.device("cpu")
@@ -109,11 +109,11 @@ def open_files(
     fits = (sha256 is not None and device == here) or needed <= on_device
     if kind == "torch" or not fits or (sha256 is None and needed > MEMORY.of(free_memory(here))):
         refuse_unreadable(paths, among=len(paths))
-        return TorchSource(paths, labels, rows, stored_size=size, device=device)
+        return TorchSource(paths, labels, rows, frame=frame, device=device)
     if sha256 is None:
-        pixels = decode_files(paths, size)
+        pixels = decode_files(paths, frame)
     else:
-        pixels = read_array(ensure_array_of_files(paths, sha256, image_size=image_size))
+        pixels = read_array(ensure_array_of_files(paths, sha256, frame))
     if device == here:
         return MappedSource(pixels, labels, rows, stored_size=size)
     return ResidentSource(pixels, labels, rows, stored_size=size, device=device)
@@ -147,7 +147,7 @@ def _choose(kind: str, needed: int, device: torch.device, budget: int) -> tuple[
     return "ffcv" if HAVE_FFCV else "torch", f"{sizes}, only {limit}" + ("" if HAVE_FFCV else "; ffcv isn't installed")
 
 
-def decode_once(manifest: Manifest, image_size: int) -> Pixels:
+def decode_once(manifest: Manifest, frame: Frame) -> Pixels:
     """All pixels, memory-mapped: from an array of our own, or from a beton where one has been written to be streamed.
 
     They are decoded unless this machine has done so before. FFCV is left out of it: importing it here and in its writer
@@ -156,9 +156,9 @@ def decode_once(manifest: Manifest, image_size: int) -> Pixels:
     Raises:
         InputError: An image can't be decoded, or the cache has no room.
     """
-    if (found := find_beton(manifest, image_size=image_size)) is not None:
+    if (found := find_beton(manifest, frame)) is not None:
         return found
-    return read_array(ensure_array(manifest, image_size=image_size))
+    return read_array(ensure_array(manifest, frame))
 
 
 class FfcvSource(BatchSource):
@@ -166,9 +166,7 @@ class FfcvSource(BatchSource):
 
     name = "ffcv"
 
-    def __init__(
-        self, manifest: Manifest, rows: npt.NDArray[np.int64], *, image_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, manifest: Manifest, rows: npt.NDArray[np.int64], *, frame: Frame, device: torch.device) -> None:
         """Writes the beton unless it is there, and compiles its loader unless this process has done so.
 
         Raises:
@@ -181,8 +179,8 @@ class FfcvSource(BatchSource):
                 "`kind` must be resident or torch where ffcv cannot be imported, but got kind='ffcv'. "
                 "Choose one of them, or install ffcv with make."
             )
-        super().__init__(rows, stored_size=stored_size(image_size), device=device)
-        self._loader = _compiled_loader(ensure_beton(manifest, image_size=image_size), device)
+        super().__init__(rows, stored_size=frame.size, device=device)
+        self._loader = _compiled_loader(ensure_beton(manifest, frame), device)
         self._epochs: set[Any] = set()
 
     def _batches(self, rows: npt.NDArray[np.int64], batch_size: int) -> Iterator[Batch]:

@@ -24,6 +24,7 @@ from core.cache import cache_folder
 from core.device import available_cores
 from core.errors import InputError
 from core.files import written_aside
+from core.framing import Frame
 from core.inspection import refuse_unreadable
 from core.manifest import Manifest
 from core.npy import NpyError, read_npy
@@ -42,45 +43,45 @@ class Pixels(Protocol):
     def __getitem__(self, row: int, /) -> UInt8Array: ...
 
 
-def pixels_key(manifest: Manifest, size: int) -> str:
+def pixels_key(manifest: Manifest, frame: Frame) -> str:
     """Names what a file of decoded pixels holds, hexadecimal.
 
-    It changes with the images, their labels, groups, names and order, with the stored size, and with whatever turns a
+    It changes with the images, their labels, groups, names and order, with the frame, and with whatever turns a
     file into pixels: `core.images` itself and the Pillow that it calls. A stale file can therefore never be found.
 
     Args:
         manifest: The images.
-        size: Side of the stored square, pixels.
+        frame: What is kept of each.
     """
     rows = zip(manifest.paths, manifest.sha256, manifest.labels.tolist(), strict=True)
-    return _key(size, [manifest.fingerprint, *(f"{p} {h} {y}" for p, h, y in rows)])
+    return _key(frame, [manifest.fingerprint, *(f"{p} {h} {y}" for p, h, y in rows)])
 
 
-def _key(size: int, content: Sequence[str]) -> str:
+def _key(frame: Frame, content: Sequence[str]) -> str:
     code = hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest()
-    lines = [_FORMAT, PIL.__version__, code, str(size), *content]
+    lines = [_FORMAT, PIL.__version__, code, str(frame.size), frame.framing, *content]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
-def decode_in_order(files: Sequence[Path], size: int) -> Iterator[UInt8Array]:
+def decode_in_order(files: Sequence[Path], frame: Frame) -> Iterator[UInt8Array]:
     """Decodes on all cores (Pillow lets go of the GIL) and yields in the order of `files`.
 
     Raises:
         InputError: A file cannot be decoded; raised when its turn comes.
     """
-    for decoded in _decoded(files, size):
+    for decoded in _decoded(files, frame):
         yield decoded.result()
 
 
-def decode_files(files: Sequence[Path], size: int) -> UInt8Array:
+def decode_files(files: Sequence[Path], frame: Frame) -> UInt8Array:
     """Decodes all of some files into memory, uint8 (N, S, S, 3).
 
     Raises:
         InputError: Some cannot be decoded; all of them are named.
     """
-    pixels, bad = np.empty((len(files), size, size, 3), np.uint8), list[Path]()
+    pixels, bad = np.empty((len(files), frame.size, frame.size, 3), np.uint8), list[Path]()
     with cli.progress("decoding images", len(files)) as bar:
-        for place, decoded in enumerate(_decoded(files, size)):
+        for place, decoded in enumerate(_decoded(files, frame)):
             if isinstance(decoded.exception(), InputError):
                 bad.append(files[place])
             else:
@@ -88,56 +89,55 @@ def decode_files(files: Sequence[Path], size: int) -> UInt8Array:
             bar.advance()
     if bad:
         refuse_unreadable(bad, among=len(files))
-        images.load_image(bad[0], size)  # it may have come back, or tells itself what inspecting doesn't see
+        images.load_image(bad[0], frame)  # it may have come back, or tells itself what inspecting doesn't see
         raise InputError(f"An image must stay readable, but {bad[0]} was not for a moment. Repeat the command.")
     return pixels
 
 
-def _decoded(files: Sequence[Path], size: int) -> Iterator["Future[UInt8Array]"]:
+def _decoded(files: Sequence[Path], frame: Frame) -> Iterator["Future[UInt8Array]"]:
     """What each file gives, in their order; a few are decoded ahead."""
     cores = available_cores()
     waiting = iter(files)
     with ThreadPoolExecutor(cores) as pool:
         running: deque[Future[UInt8Array]] = deque()
-        running.extend(pool.submit(images.load_image, file, size) for file in islice(waiting, 2 * cores))
+        running.extend(pool.submit(images.load_image, file, frame) for file in islice(waiting, 2 * cores))
         try:
             while running:
                 decoded = running.popleft()
                 decoded.exception()  # waits
                 yield decoded
-                running.extend(pool.submit(images.load_image, file, size) for file in islice(waiting, 1))
+                running.extend(pool.submit(images.load_image, file, frame) for file in islice(waiting, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def ensure_array(manifest: Manifest, *, image_size: int) -> Path:
-    """The ``.npy`` of all images at the stored size in the cache, written on the first call; a damaged one again.
+def ensure_array(manifest: Manifest, frame: Frame) -> Path:
+    """The ``.npy`` of all images in the cache, written on the first call; a damaged one again.
 
     Raises:
         InputError: An image cannot be decoded, or the cache cannot hold the file.
     """
-    path = array_path(manifest, image_size=image_size)
-    return _ensure(path, lambda path: write_array(manifest, image_size=image_size, path=path))
+    path = array_path(manifest, frame)
+    return _ensure(path, lambda path: write_array(manifest, frame, path))
 
 
-def array_path(manifest: Manifest, *, image_size: int) -> Path:
+def array_path(manifest: Manifest, frame: Frame) -> Path:
     """Where the array of a manifest lies in the cache, once it is written."""
-    return _place(pixels_key(manifest, images.stored_size(image_size)))
+    return _place(pixels_key(manifest, frame))
 
 
-def ensure_array_of_files(files: Sequence[Path], sha256: Sequence[str], *, image_size: int) -> Path:
+def ensure_array_of_files(files: Sequence[Path], sha256: Sequence[str], frame: Frame) -> Path:
     """As `ensure_array`, of images that no manifest lists.
 
     Args:
         files: Where they are.
         sha256: Hash of each file's bytes, by which the array is found again wherever they lie.
-        image_size: Side of the square that the model will see, pixels.
+        frame: What is kept of each.
 
     Raises:
         InputError: An image cannot be decoded, or the cache cannot hold the file.
     """
-    size = images.stored_size(image_size)
-    return _ensure(_place(_key(size, ["files", *sha256])), lambda path: _write(files, size, path))
+    return _ensure(_place(_key(frame, ["files", *sha256])), lambda path: _write(files, frame, path))
 
 
 def _place(key: str) -> Path:
@@ -167,22 +167,23 @@ def one_writer(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_array(manifest: Manifest, *, image_size: int, path: Path) -> None:
+def write_array(manifest: Manifest, frame: Frame, path: Path) -> None:
     """Decodes all images into `path`, uint8 (N, S, S, 3), aside and renamed.
 
     Raises:
         InputError: An image cannot be decoded, or the folder cannot hold the file.
     """
-    _write([manifest.file(row) for row in range(len(manifest))], images.stored_size(image_size), path)
+    _write([manifest.file(row) for row in range(len(manifest))], frame, path)
 
 
-def _write(files: Sequence[Path], size: int, path: Path) -> None:
+def _write(files: Sequence[Path], frame: Frame, path: Path) -> None:
+    size = frame.size
     with writing_pixels(path, len(files), size) as aside, cli.progress("decoding images", len(files)) as bar:
         with aside.open("wb") as out:
             # Plain writes, not a writable memory map: a full disk is an OSError here and a fatal SIGBUS there.
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
             np.lib.format.write_array_header_1_0(out, header)
-            for image in decode_in_order(files, size):
+            for image in decode_in_order(files, frame):
                 out.write(image.tobytes())
                 bar.advance()
 

@@ -76,7 +76,7 @@ class Prefix:
 
     Args:
         model: The model; it stays on its device.
-        arch: Image size and normalisation.
+        arch: Image size, framing and normalisation.
         source: Gives images.
         pixels: Names what the source gives, for keys; empty remembers nothing.
         activations: Where they are remembered; None for nowhere.
@@ -260,7 +260,7 @@ class Prefix:
             self._hashes[depth] = self._model.frozen_hash(depth)
         shown = [] if view is None else [self._augmenter.seed, self._strength, view]
         facts: list[object] = [*machinery(self._device, _CODE)]
-        facts += [self._arch.timm_name, self._arch.image_size]
+        facts += [self._arch.timm_name, self._arch.image_size, self._arch.framing]
         facts += [self._arch.mean, self._arch.std, self._hashes[depth], depth, self._pixels, part.digest, shown]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 

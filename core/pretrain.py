@@ -28,6 +28,7 @@ from core.cli import (
 )
 from core.dataspec import DataSpec, add_column_arguments, read_data_arguments
 from core.errors import InputError, counted
+from core.framing import FRAMINGS
 
 # torch and timm take seconds to import and --help must not: they come after the parsing.
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=float, help="peak learning rate (default: 1e-3 for a batch of 256, in proportion)")
     parser.add_argument("--weight-decay", type=float, default=1e-4, help="decoupled, per step and unit of the rate")
     parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="default: what the weights want")
+    parser.add_argument("--framing", choices=FRAMINGS, default="whole", help="as of search.run (default: whole)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop then; the same command continues")
     return parser
@@ -80,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
     from core.weights import resolve_weights
 
     device = resolve_device(args.device)
-    arch = resolve_arch(args.arch)
+    arch = dataclasses.replace(resolve_arch(args.arch), framing=args.framing)
     if args.image_size is not None:
         arch = dataclasses.replace(arch, image_size=args.image_size)
     config = read_config(args, arch)
@@ -97,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     with telling_what_is_too_large(args.batch_size, arch.image_size):
         if device.type == "cpu":  # a card says so itself
             refuse_what_does_not_fit(learner, views, arch.image_size)
-    facts, checkpoint = describe(config, images, weights, study), checkpoint_file(args.out)
+    facts, checkpoint = describe(config, arch, images, weights, study), checkpoint_file(args.out)
     for file in filter(Path.exists, (args.out, checkpoint)):  # before anything is decoded
         refuse_differences(file, facts)
     if args.out.exists():
@@ -105,9 +107,7 @@ def main(args: argparse.Namespace) -> int:
         write(f"{args.out} is there already, of the same images and settings.")
         return 0
     with ExitStack() as stack:
-        source = stack.enter_context(
-            open_files(images.files, image_size=arch.image_size, device=device, sha256=images.sha256)
-        )
+        source = stack.enter_context(open_files(images.files, frame=arch.frame, device=device, sha256=images.sha256))
         labelled = study.open_labelled(arch, device)
         stack.enter_context(labelled.source)
         training = Pretraining(config, arch=arch, learner=learner, source=source, images=len(images), labelled=labelled)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.archs import Arch
 from core.cli import write
 from core.errors import InputError, counted, few
 from core.files import read_metadata
@@ -18,16 +19,18 @@ from core.weights import Weights
 _KEY = "pretraining"  # under which a file's metadata have the facts
 
 
-def describe(config: PretrainConfig, images: Unlabelled, weights: Weights, study: Study) -> dict[str, str]:
+def describe(config: PretrainConfig, arch: Arch, images: Unlabelled, weights: Weights, study: Study) -> dict[str, str]:
     """What tells one pre-training from another, for the metadata of its files.
 
     Args:
         config: What is run.
+        arch: What sees them.
         images: Those that are learned from.
         weights: Those that it begins with.
         study: By whose labels it is watched.
     """
     facts: dict[str, Any] = {**config.to_dict(), "images": images.fingerprint, "first weights": weights.hash}
+    facts["framing"] = arch.framing
     facts["labelled"] = study.manifest.fingerprint_of(study.split.train)
     facts["kept apart from"] = study.manifest.fingerprint_of(study.sealed_rows)
     return {_KEY: json.dumps(facts)}
@@ -54,6 +57,7 @@ def refuse_differences(file: Path, facts: Mapping[str, str]) -> None:
             f"`--out` must be a new file, but {file} is there and is damaged or something else. Name another file, or "
             "remove that one."
         )
+    there = {"framing": "centre", **there}  # before there was a choice
     if differing := [name for name in {**there, **now} if there.get(name) != now.get(name)]:
         raise InputError(
             f"`--out` must be a new file, or one of the same images and settings, but in {file} these differ: "

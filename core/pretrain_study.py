@@ -72,7 +72,7 @@ class Study:
         files = [self.manifest.file(row) for row in rows.tolist()]
         sha256 = [self.manifest.sha256[row] for row in rows.tolist()]
         return Labelled(
-            source=open_files(files, image_size=arch.image_size, device=device, sha256=sha256),
+            source=open_files(files, frame=arch.frame, device=device, sha256=sha256),
             labels=self.manifest.labels[rows],
             groups=joined_groups(self.manifest)[rows],
             num_classes=len(self.manifest.classes),

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from core import cli
 from core.device import available_cores
 from core.errors import InputError
+from core.framing import Frame
 from core.images import load_image
 from core.pixels import Pixels, UInt8Array
 
@@ -211,7 +212,7 @@ class TorchSource(BatchSource):
         labels: npt.NDArray[np.int64],
         rows: npt.NDArray[np.int64],
         *,
-        stored_size: int,
+        frame: Frame,
         device: torch.device,
         workers: int | None = None,
     ) -> None:
@@ -221,12 +222,12 @@ class TorchSource(BatchSource):
             files: One path a row.
             labels: int64, by row; -1 where none are known.
             rows: The rows that may be asked for.
-            stored_size: S, pixels.
+            frame: What is kept of each.
             device: Where the batches shall be.
             workers: Processes that decode, 0 for this one; by default all cores, and 0 for few images.
         """
-        super().__init__(rows, stored_size=stored_size, device=device)
-        self._dataset = _Files([str(file) for file in files], stored_size)
+        super().__init__(rows, stored_size=frame.size, device=device)
+        self._dataset = _Files([str(file) for file in files], frame)
         self._labels = labels
         if workers is None:
             workers = available_cores() if len(self._rows) >= _FEW_IMAGES else 0
@@ -275,13 +276,13 @@ class TorchSource(BatchSource):
 
 
 class _Files(Dataset[_Decoded]):
-    def __init__(self, files: list[str], size: int) -> None:
+    def __init__(self, files: list[str], frame: Frame) -> None:
         self.files = files
-        self.size = size
+        self.frame = frame
 
     def __getitem__(self, row: int) -> _Decoded:
         try:
-            return load_image(Path(self.files[row]), self.size)
+            return load_image(Path(self.files[row]), self.frame)
         except InputError as error:  # Raised in a worker it would come back with a traceback inside its sentence.
             return error
 

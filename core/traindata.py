@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from core.checkpoint import RunState
+from core.framing import Frame
 from core.manifest import Manifest
 from core.pixels import pixels_key
 from core.semisupervised import UnlabelledImages
@@ -58,16 +59,21 @@ class TrainData:
 
     @classmethod
     def of(
-        cls, manifest: Manifest, split: Split, source: BatchSource, unlabelled: UnlabelledImages | None = None
+        cls,
+        manifest: Manifest,
+        split: Split,
+        source: BatchSource,
+        frame: Frame,
+        unlabelled: UnlabelledImages | None = None,
     ) -> "TrainData":
-        """The train and validation parts of a split, their images from `source`."""
+        """The train and validation parts of a split, their images from `source`, which shows them in `frame`."""
         return cls(
             source=source,
             labels=manifest.labels,
             train_rows=split.train,
             val_rows=split.val,
             classes=manifest.classes,
-            pixels=pixels_key(manifest, source.stored_size),
+            pixels=pixels_key(manifest, frame),
             unlabelled=unlabelled,
         )
 

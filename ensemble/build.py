@@ -199,7 +199,7 @@ def _open_part(
     if args.format == "isic":
         check_unique([PurePosixPath(image).stem for image in part.images])
     images = stack.enter_context(ImageSet.of_manifest(manifest, rows, kind=args.source or "auto"))
-    images.open((member.arch.image_size for member in spec.members), args.device)
+    images.open((member.arch.frame for member in spec.members), args.device)
     return images, part
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from core.artifacts import StudiesFolder
 from core.comparing import Contest, Difference
 from core.errors import InputError
+from core.framing import Frame
 from core.metrics import Floats
 from core.pixels import decode_files
 from ensemble.crossfit import Truth
@@ -98,13 +99,13 @@ def draw_balanced(labels_N: Rows, count: int) -> Rows:
     return np.sort(order[np.argsort(ranks, kind="stable")[:count]])
 
 
-def decode_for(sizes: Sequence[int], files: Sequence[Path]) -> dict[str, npt.NDArray[np.uint8]]:
+def decode_for(frames: Sequence[Frame], files: Sequence[Path]) -> dict[str, npt.NDArray[np.uint8]]:
     """Pixels of images (N, S, S, 3) by the names of inputs.
 
     Raises:
         InputError: Some can't be decoded.
     """
-    return {Input.of(size).name: decode_files(files, size) for size in sizes}
+    return {Input.of(frame).name: decode_files(files, frame) for frame in frames}
 
 
 def judge_loss(images: Images, float32_NC: Floats, int8_NC: Floats, num_classes: int) -> Loss:

@@ -5,7 +5,7 @@ from typing import Any
 from core.durations import utc
 from core.versions import installed_versions
 from ensemble.export_card import ExportCard, Input
-from ensemble.graph import input_sizes
+from ensemble.graph import input_frames
 from ensemble.spec import EnsembleSpec
 
 _ALSO = ("onnx", "onnxscript", "onnxruntime")
@@ -45,7 +45,7 @@ def describe_export(spec: EnsembleSpec, *, command: str, int8: dict[str, Any] | 
     }
     return ExportCard(
         classes=spec.classes,
-        inputs=tuple(Input.of(size) for size in input_sizes(spec)),
+        inputs=tuple(Input.of(frame) for frame in input_frames(spec)),
         precision="float32" if int8 is None else "int8",
         operating_points=spec.operating_points,
         demo=spec.demo,

@@ -84,7 +84,7 @@ def _quantise(graph: EnsembleGraph, model: Path, parts: list[Images], count: int
 
     (train, val), spec, quantised = parts, graph.spec, model.with_name("int8.onnx")
     files = [train.files[place] for place in draw_balanced(train.labels, count).tolist()]
-    how = quantise(model, quantised, decode_for(graph.sizes, files))
+    how = quantise(model, quantised, decode_for(graph.frames, files))
     layers = f"the first {how.float_layers} layers stay in float32" if how.float_layers else "in all layers"
     cli.write(
         f"int8: {layers}, calibrated on {how.images:,} training images; {how.agreement:.1%} of these decided alike"

@@ -8,26 +8,28 @@ from typing import Any, Self
 
 from core.errors import InputError, one_line, shorten
 from core.files import parse_json
+from core.framing import FRAMINGS, Frame, Framing
 from core.shapes import NUMBER, find_misfit
 from ensemble.operating import OperatingPoint
 
-FORMAT = 1  # raised when an older reader could misread it
+FORMAT = 2  # raised when an older reader could misread it; in 1 all inputs were of squares around the centre
 KEY = "dermatune"  # under which the file's metadata have it
 OUTPUT = "probabilities"
 _LARGEST_SIDE = 4711  # pixels: what is stored of the largest image that `ensemble.spec` lets a member see
 _CARD = {
     "format": int,
     "classes": [str],
-    "inputs": [{"name": str, "size": int}],
+    "inputs": [{"name": str, "size": int}],  # and "framing", from format 2 on
     "precision": str,
     "operating_points": [{"class_name": str, "min_sensitivity": NUMBER, "threshold": NUMBER}],
     "demo": bool,
     "provenance": {str: object},
 }
 _HOW_TO_READ = {
-    "input": "uint8, RGB, (images, rows, columns, channels): of the upright photo (EXIF applied) the largest square "
-    "around the centre, scaled to the input's size with a filter that averages; nothing else, as scaling to each "
-    "network's size and normalisation are inside. One input for each size, all of the same images.",
+    "input": "uint8, RGB, (images, rows, columns, channels): of the upright photo (EXIF applied) all, with "
+    "the framing whole, or the largest square around the centre, with centre, scaled to a square of the input's size "
+    "with a filter that averages. Nothing else, as scaling to each network's size and normalisation are inside. All "
+    "inputs are of the same images.",
     "output": "float32 (images, classes), rows summing to 1, in the order of classes; the highest is the class that is "
     "chosen. An image is flagged for an operating point where its class has at least the threshold.",
     "intended_use": "Research and teaching. Not a medical device: it must not decide on anybody's diagnosis or "
@@ -42,15 +44,22 @@ class Input:
     Attributes:
         name: Its name.
         size: Side of the square, pixels.
+        framing: What of the photo it shows.
     """
 
     name: str
     size: int
+    framing: Framing
+
+    @property
+    def frame(self) -> Frame:
+        """What is kept of a photo."""
+        return Frame(self.size, self.framing)
 
     @classmethod
-    def of(cls, size: int) -> Self:
-        """The input of a size."""
-        return cls(name=f"pixels_{size}", size=size)
+    def of(cls, frame: Frame) -> Self:
+        """The input of a frame."""
+        return cls(name=f"pixels_{frame.size}_{frame.framing}", size=frame.size, framing=frame.framing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +68,7 @@ class ExportCard:
 
     Attributes:
         classes: Class names, the order of the probabilities' columns.
-        inputs: What goes in, the same images at each size.
+        inputs: What goes in, the same images in each frame.
         precision: ``float32`` or ``int8``.
         operating_points: Classes that images are flagged for besides.
         demo: Whether it learned from the built-in images.
@@ -104,7 +113,7 @@ class ExportCard:
             raise _damaged(where, misfit)
         card = cls(
             classes=tuple(fields["classes"]),
-            inputs=tuple(Input(name=one["name"], size=one["size"]) for one in fields["inputs"]),
+            inputs=tuple(_read_input(one, where) for one in fields["inputs"]),
             precision=fields["precision"],
             operating_points=tuple(
                 OperatingPoint(**{name: point[name] for name in ("class_name", "min_sensitivity", "threshold")})
@@ -128,6 +137,13 @@ class ExportCard:
         if len({point.class_name for point in self.operating_points} & {*self.classes}) < len(self.operating_points):
             return "its operating points must be of its classes, each once"
         return ""
+
+
+def _read_input(fields: dict[str, Any], where: str) -> Input:
+    framing = fields.get("framing", "centre")
+    if framing not in FRAMINGS:
+        raise _damaged(where, f"the framing of an input must be {' or '.join(FRAMINGS)}, but is {framing}")
+    return Input(name=fields["name"], size=fields["size"], framing=framing)
 
 
 def _damaged(where: str, reason: str) -> InputError:

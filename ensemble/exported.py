@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from core import cli
 from core.errors import InputError
+from core.framing import Frame
 from core.inspection import refuse_unreadable
 from core.pixels import decode_in_order
 from ensemble.export_card import KEY, OUTPUT, ExportCard
@@ -53,7 +54,7 @@ class ExportedEnsemble:
         with cli.progress("classifying", len(files)) as bar:
             for start in range(0, len(files), _BATCH):
                 part = files[start : start + _BATCH]
-                told.append(self.run({one.name: _decode(part, one.size, files) for one in self.card.inputs}))
+                told.append(self.run({one.name: _decode(part, one.frame, files) for one in self.card.inputs}))
                 bar.advance(len(part))
         return np.concatenate(told)
 
@@ -71,9 +72,9 @@ class ExportedEnsemble:
         return scaled_NC
 
 
-def _decode(part: Sequence[Path], size: int, among: Sequence[Path]) -> npt.NDArray[np.uint8]:
+def _decode(part: Sequence[Path], frame: Frame, among: Sequence[Path]) -> npt.NDArray[np.uint8]:
     try:
-        return np.stack(list(decode_in_order(part, size)))
+        return np.stack(list(decode_in_order(part, frame)))
     except InputError:
         refuse_unreadable(among, among=len(among))  # names all of them, not the first alone
         raise

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.archs import Arch
 from core.augment import dihedral_view
-from core.images import stored_size
+from core.framing import Frame
 from core.metrics import SMALLEST_PROBABILITY
 from ensemble.spec import EnsembleSpec, MemberSpec
 
@@ -30,13 +30,13 @@ class EnsembleGraph(nn.Module):
 
     Attributes:
         spec: The same.
-        sizes: Sides of the stored squares that it takes, one input each, ascending.
+        frames: What it takes of each photo, one input each, ascending.
     """
 
     def __init__(self, spec: EnsembleSpec, networks: Sequence[Sequence[nn.Module]]) -> None:
         super().__init__()
         self.spec = spec
-        self.sizes = input_sizes(spec)
+        self.frames = input_frames(spec)
         weights = [member.weight for member in spec.members]
         self._shares = [weight / sum(weights) for weight in weights]
         pairs = zip(spec.members, networks, strict=True)
@@ -45,15 +45,16 @@ class EnsembleGraph(nn.Module):
             self.register_buffer(f"_factors_{place}", _inverse(member.prior, spec.rule.tau), persistent=False)
 
     def forward(self, *pixels_NSSC: Tensor) -> Tensor:
-        """Probabilities (N, C), rows summing to 1, of uint8 pixels (N, S, S, 3), one tensor for each of `sizes`."""
-        images = dict(zip(self.sizes, pixels_NSSC, strict=True))
-        wholes: dict[int, Tensor] = {}  # members that see images at one size share the scaling
+        """Probabilities (N, C), rows summing to 1, of uint8 pixels (N, S, S, 3), one tensor for each of `frames`."""
+        images = dict(zip(self.frames, pixels_NSSC, strict=True))
+        scaled: dict[tuple[Frame, int], Tensor] = {}  # members that see the same share the scaling
         voted_NC = None
         for place, (member, share) in enumerate(zip(self.members, self._shares, strict=True)):
             arch = cast(_MemberGraph, member).arch
-            if arch.image_size not in wholes:
-                wholes[arch.image_size] = scale(images[stored_size(arch.image_size)], arch.image_size)
-            told_NC = _corrected(member(wholes[arch.image_size]), self.get_buffer(f"_factors_{place}"))
+            seen = (arch.frame, arch.image_size)
+            if seen not in scaled:
+                scaled[seen] = scale(images[arch.frame], arch.image_size)
+            told_NC = _corrected(member(scaled[seen]), self.get_buffer(f"_factors_{place}"))
             part_NC = share * (_logs(told_NC) if self.spec.rule.vote == "geometric" else told_NC)
             voted_NC = part_NC if voted_NC is None else voted_NC + part_NC
         assert voted_NC is not None, "an ensemble has members"
@@ -98,9 +99,9 @@ class _MemberGraph(nn.Module):
         return _corrected(torch.stack(corrected).mean(0), self.get_buffer("_mean_prior"))
 
 
-def input_sizes(spec: EnsembleSpec) -> tuple[int, ...]:
-    """Sides of the stored squares that the members' pixels come from, ascending."""
-    return tuple(sorted({stored_size(member.arch.image_size) for member in spec.members}))
+def input_frames(spec: EnsembleSpec) -> tuple[Frame, ...]:
+    """What is kept of photos that the members' pixels come from, ascending."""
+    return tuple(sorted({member.arch.frame for member in spec.members}))
 
 
 def scale(pixels_NSSC: Tensor, image_size: int) -> Tensor:

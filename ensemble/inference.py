@@ -24,6 +24,7 @@ from core.device import autocast, compute_dtype, keep_freed_memory, resolve_devi
 from core.errors import InputError
 from core.evaluation import EVAL_BATCH_SIZE, predict_views
 from core.files import read_tensors
+from core.framing import Frame
 from core.loaders import BatchSource, open_files, open_source
 from core.manifest import Manifest
 from ensemble.decision import pool
@@ -34,17 +35,17 @@ Rows = npt.NDArray[np.int64]
 
 
 class ImageSet:
-    """Images for members that see them at different sizes; what has been opened at a size serves all of that size.
+    """Images for members that see them in different frames; what has been opened in one serves all of that one.
 
     Args:
         rows: Rows of the images, in the order of every result.
-        open_at: Opens them at an image size, on a device.
+        open_in: Opens them in a frame, on a device.
     """
 
-    def __init__(self, rows: Rows, open_at: Callable[[int, torch.device], BatchSource]) -> None:
+    def __init__(self, rows: Rows, open_in: Callable[[Frame, torch.device], BatchSource]) -> None:
         self.rows = rows
-        self._open_at = open_at
-        self._sources: dict[tuple[int, torch.device], BatchSource] = {}
+        self._open_in = open_in
+        self._sources: dict[tuple[Frame, torch.device], BatchSource] = {}
 
     @classmethod
     def of_files(cls, paths: Sequence[str | Path]) -> Self:
@@ -52,7 +53,7 @@ class ImageSet:
         files = [Path(path) for path in paths]
         return cls(
             np.arange(len(files), dtype=np.int64),
-            lambda image_size, device: open_files(files, image_size=image_size, device=device),
+            lambda frame, device: open_files(files, frame=frame, device=device),
         )
 
     @classmethod
@@ -60,27 +61,25 @@ class ImageSet:
         """Some rows of a manifest; `kind` is the kind of source, see `core.loaders.open_source`."""
         return cls(
             rows,
-            lambda image_size, device: open_source(
-                manifest, image_size=image_size, rows=rows, device=device, kind=kind
-            ),
+            lambda frame, device: open_source(manifest, frame=frame, rows=rows, device=device, kind=kind),
         )
 
-    def source(self, image_size: int, device: torch.device) -> BatchSource:
-        """The images at a size in pixels, on a device."""
-        key = (image_size, device)
+    def source(self, frame: Frame, device: torch.device) -> BatchSource:
+        """The images in a frame, on a device."""
+        key = (frame, device)
         if key not in self._sources:
-            self._sources[key] = self._open_at(image_size, device)
+            self._sources[key] = self._open_in(frame, device)
         return self._sources[key]
 
-    def open(self, image_sizes: Iterable[int], device: str) -> None:
-        """Opens them at all sizes that they will be asked for at, so that nothing is refused after work has begun.
+    def open(self, frames: Iterable[Frame], device: str) -> None:
+        """Opens them in all frames that they will be asked for in, so that nothing is refused after work has begun.
 
         Args:
-            image_sizes: Sides of the squares that models see, pixels.
+            frames: What models see.
             device: Name of the device to compute on.
         """
-        for image_size in image_sizes:
-            self.source(image_size, resolve_device(device))
+        for frame in frames:
+            self.source(frame, resolve_device(device))
 
     def finest(self) -> BatchSource:
         """The images at the largest size at which they have been opened."""
@@ -179,7 +178,7 @@ class TrialClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         if not isinstance(X, ImageSet):
             with ImageSet.of_files(X) as images:
                 return self.predict_views(images)
-        source = X.source(self.arch.image_size, self.device_)
+        source = X.source(self.arch.frame, self.device_)
         augmenter = Augmenter(
             image_size=self.arch.image_size, mean=self.arch.mean, std=self.arch.std, seed=0, device=self.device_
         )

@@ -42,7 +42,7 @@ def write_onnx(graph: EnsembleGraph, out: Path) -> None:
             f"An ensemble must be below 2 GB to fit into one ONNX file, but its weights take {size / 2**30:.1f} GB. "
             "Build one of fewer or smaller members."
         )
-    inputs = [Input.of(size) for size in graph.sizes]
+    inputs = [Input.of(frame) for frame in graph.frames]
     any_number = torch.export.Dim("N")
     with _quietly():
         try:
@@ -86,12 +86,12 @@ def check_onnx(graph: EnsembleGraph, model: Path) -> float:
     rng = np.random.default_rng(0)
     # Of few grey levels around a colour of its own each, or all noise would look alike to a network.
     pixels = []
-    for size in graph.sizes:
+    for size in (frame.size for frame in graph.frames):
         colours = rng.integers(0, 200, (_CHECKED, 1, 1, 3))
         pixels.append((colours + rng.integers(0, 56, (_CHECKED, size, size, 3))).astype(np.uint8))
     with torch.inference_mode():
         expected_NC = graph(*map(torch.from_numpy, pixels)).numpy()
-    feeds = {Input.of(size).name: array for size, array in zip(graph.sizes, pixels, strict=True)}
+    feeds = {Input.of(frame).name: array for frame, array in zip(graph.frames, pixels, strict=True)}
     difference = float(np.abs(open_session(model).run(None, feeds)[0] - expected_NC).max())
     if not difference <= TOLERANCE:
         raise InputError(

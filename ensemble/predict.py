@@ -77,7 +77,7 @@ def _open_folder(folder: Path, device: str) -> tuple[EnsembleSpec, Classify]:
 
         ensemble = load_ensemble(folder, device=device)
         with ImageSet.of_files(files) as images:
-            images.open((member.arch.image_size for member in spec.members), device)
+            images.open((member.arch.frame for member in spec.members), device)
             return ensemble.predict_proba(images)
 
     return spec, classify

@@ -12,11 +12,13 @@ from typing import Any, Self
 from core.archs import LARGEST_SIZE, SMALLEST_SIZE, Arch
 from core.errors import InputError, one_line, shorten
 from core.files import read_json, write_json
+from core.framing import FRAMINGS
 from core.shapes import NUMBER, find_misfit
 from ensemble.decision import PLAIN, Rule
 from ensemble.operating import OperatingPoint
 
-FORMAT = 2  # raised when an older reader could misread it; 1 had one decision rule and nothing fitted
+# Raised when an older reader could misread it: 1 had one decision rule and nothing fitted, 2 saw the centre of photos.
+FORMAT = 3
 FILE = "ensemble.json"
 MEMBERS_FOLDER = "members"
 ARCH = {
@@ -224,12 +226,14 @@ def read_arch(fields: Any) -> Arch:
     """
     if misfit := find_misfit(fields, ARCH):
         raise TypeError(f"arch: {misfit}")
-    if surplus := sorted(fields.keys() - ARCH.keys()):
+    if surplus := sorted(fields.keys() - ARCH.keys() - {"framing"}):
         raise TypeError(f"arch: it has {surplus[0]!r} too")
     if not _TIMM_NAME.fullmatch(fields["timm_name"]):
         raise TypeError(f"arch: it must be a timm model, but is {fields['timm_name']}")
     if not SMALLEST_SIZE <= fields["image_size"] <= LARGEST_SIZE:
         raise TypeError(f"arch: image_size must be {SMALLEST_SIZE} to {LARGEST_SIZE:,} pixels")
+    if fields.get("framing", "centre") not in FRAMINGS:
+        raise TypeError(f"arch: framing must be {' or '.join(FRAMINGS)}, but is {fields['framing']}")
     if len(fields["mean"]) != 3 or len(fields["std"]) != 3 or not min(fields["std"]) > 0:
         raise TypeError("arch: mean and std must be three numbers each, those of std above 0")
     return Arch(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})

@@ -10,6 +10,7 @@ import optuna
 from core.cli import command_line
 from core.durations import utc
 from core.errors import InputError, counted
+from core.framing import FRAMINGS, Framing
 from core.manifest import Manifest
 from core.splits import Split, joined_groups
 from core.versions import installed_versions
@@ -83,6 +84,20 @@ def refuse_other(setup: "Setup") -> None:
             f"The images of {folder.name} must have the names and the order that its split.csv lists, but they "
             "differ. Put them where they lay, or start another study with --study NAME."
         )
+
+
+def recorded_framing(study: Mapping[str, Any]) -> Framing:
+    """What of a photo a study's networks see, as its `study.json` says; before there was a choice it said nothing.
+
+    Raises:
+        InputError: It says something else.
+    """
+    framing = study["arch"].get("framing", "centre")
+    if framing not in FRAMINGS:
+        raise InputError(
+            f"The framing of a study must be {' or '.join(FRAMINGS)}, but its study.json says {framing!r}. Restore it."
+        )
+    return framing  # type: ignore[no-any-return]
 
 
 def describe_study(setup: "Setup") -> dict[str, Any]:
@@ -223,6 +238,7 @@ def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[
     return {
         "architecture": (study["arch"]["timm_name"], study["arch"]["timm_name"]),
         "image size": (study["arch"]["image_size"], str(study["arch"]["image_size"])),
+        "framing": (recorded_framing(study), recorded_framing(study)),
         "data": (data["fingerprint"], f"{counted(data['images'], 'image')} with fingerprint {data['fingerprint'][:8]}"),
         "split": (
             tuple(split[part] for part in _PARTS),

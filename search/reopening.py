@@ -17,7 +17,7 @@ from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.unlabelled import refuse_weights_that_know
 from core.weights import Weights, resolve_weights
-from search.identity import split_rows
+from search.identity import recorded_framing, split_rows
 
 _STUDY = {
     "arch": {"name": str, "timm_name": str, "image_size": int},
@@ -34,7 +34,7 @@ class Reopened:
 
     Attributes:
         folder: Where it lies.
-        arch: The backbone, with the image size of its trials.
+        arch: The backbone, with the image size and framing of its trials.
         manifest: All rows.
         split: Their parts, as `split.csv` has them.
         rows: Those of `split.csv`, in the manifest's order.
@@ -123,7 +123,7 @@ def reopen(
     refuse_weights_that_know(weights, manifest, every, parts=f"what folds of {folder.name} hold out", way_out=way_out)
     return Reopened(
         folder=folder,
-        arch=dataclasses.replace(arch, image_size=info["arch"]["image_size"]),
+        arch=dataclasses.replace(arch, image_size=info["arch"]["image_size"], framing=recorded_framing(info)),
         manifest=manifest,
         split=split,
         rows=rows,

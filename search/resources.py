@@ -63,7 +63,7 @@ class Resources:
         disk = self.disk.of(room_for_activations(folder))
         source = open_source(
             manifest,
-            image_size=arch.image_size,
+            frame=arch.frame,
             rows=rows,
             device=self.device,
             kind=self.source,
@@ -75,7 +75,7 @@ class Resources:
             files, sha256 = unlabelled.files, unlabelled.sha256
             try:
                 pool = open_files(
-                    files, image_size=arch.image_size, device=self.device, sha256=sha256, memory=left, kind=self.source
+                    files, frame=arch.frame, device=self.device, sha256=sha256, memory=left, kind=self.source
                 )
             except BaseException:
                 source.close()

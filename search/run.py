@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.cli import Parser, natural_int, positive_int, run, seconds, write
 from core.dataspec import add_data_arguments, read_data_arguments
+from core.framing import FRAMINGS
 from search.place import add_storage_argument
 from search.resources import add_resource_arguments, read_resource_arguments, refuse_unknown
 
@@ -56,6 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=positive_int, default=10, help="epochs of a trial (default: 10)")
     parser.add_argument(
         "--image-size", type=positive_int, metavar="PIXELS", help="default: what the backbone's weights want"
+    )
+    parser.add_argument(
+        "--framing",
+        choices=FRAMINGS,
+        help="what of a photo is seen: whole, squeezed into a square, or its centre (default: whole)",
     )
     parser.add_argument(
         "--search-size",
@@ -200,6 +206,7 @@ def read_settings(args: argparse.Namespace) -> "list[Settings]":
         epochs=args.epochs,
         image_size=args.image_size,
         search_size=args.search_size,
+        framing=args.framing,
         weights=args.weights,
         seed=args.seed,
         sampler=args.sampler,

@@ -15,6 +15,7 @@ from core.device import describe_device, is_out_of_memory
 from core.durations import in_words
 from core.errors import counted, one_line
 from core.files import LEFTOVER_S, remove_leftovers
+from core.framing import SHOWN
 from core.trainer import NonFiniteLossError, Trainer
 from search.choosing import Verdict, judge_search
 from search.console import Console
@@ -174,6 +175,7 @@ class Session:
         )
         write(f"  data     {manifest.where} ({manifest.layout}), {len(manifest.classes)} classes")
         write(f"           {train} images to train, {val} to validate, {test} sealed for the test")
+        write(f"  photos   {SHOWN[setup.arch.framing]}")
         write(f"  weights  {setup.weights.origin}")
         for name, words in setup.space.describe().items():
             write(f"  {name:<16} {words}")

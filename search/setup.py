@@ -21,6 +21,7 @@ from core.datasets import load_manifest
 from core.dataspec import DataSpec
 from core.demo import VERSION, write_demo
 from core.errors import InputError
+from core.framing import Framing
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.shapes import find_misfit
@@ -29,6 +30,7 @@ from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
 from core.unlabelled import Unlabelled, find_unlabelled, held_out_rows, leave_out, refuse_weights_that_know
 from core.uses import least_depth
 from core.weights import Weights, resolve_weights
+from search.identity import recorded_framing
 from search.leases import Leases
 from search.resources import Resources
 from search.space import Space, build_space, with_unlabelled
@@ -67,6 +69,7 @@ class Settings:
     grace_s: float
     tune: tuple[str, ...] = ()
     unlabelled: Path | None = None
+    framing: Framing | None = None
 
     @property
     def resources(self) -> Resources:
@@ -80,7 +83,7 @@ class Setup:
 
     Attributes:
         settings: What the user asked for.
-        arch: The backbone, with the image size in force.
+        arch: The backbone, with the image size and the framing in force.
         manifest: All rows.
         data: Where they are.
         split: Their parts.
@@ -154,7 +157,7 @@ class Setup:
         return Trainer(
             arch=self.arch,
             weights=self.weights,
-            data=TrainData.of(self.manifest, self.split, opened.source, opened.unlabelled),
+            data=TrainData.of(self.manifest, self.split, opened.source, self.arch.frame, opened.unlabelled),
             device=settings.device,
             seed=settings.seed,
             activations=opened.activations,
@@ -188,6 +191,7 @@ def prepare(settings: Settings) -> Setup:
     folders = [folder]
     if settings.search_size is not None:
         folders.append(settings.studies.study(small_name(name, settings.search_size)))
+    arch = dataclasses.replace(arch, framing=find_framing(settings, folders))
     weights = find_weights(settings, arch, folders)
     sealed = held_out_rows(split)
     refuse_weights_that_know(weights, manifest, sealed)
@@ -254,6 +258,27 @@ def locate_data(data: DataSpec) -> DataSpec:
 def small_name(name: str, size: int) -> str:
     """Name of the study that searches on small images for another."""
     return f"{name}-{size}px"
+
+
+def find_framing(settings: Settings, folders: Sequence[StudyFolder]) -> Framing:
+    """What was asked for, else what the study was started with, else the whole photo.
+
+    Args:
+        settings: What the user asked for.
+        folders: Where the study lies, and the one that serves it, if any.
+
+    Raises:
+        InputError: The study's `study.json` is damaged.
+    """
+    if settings.framing is not None:
+        return settings.framing
+    for folder in folders:
+        if folder.exists:
+            study = folder.read_study()
+            if misfit := find_misfit(study, {"arch": {"timm_name": str}}):
+                raise InputError(f"{folder.root / 'study.json'} must tell of its backbone, but {misfit}. Restore it.")
+            return recorded_framing(study)
+    return "whole"
 
 
 def find_weights(settings: Settings, arch: Arch, folders: Sequence[StudyFolder]) -> Weights:

@@ -65,9 +65,9 @@ def run_workers(
         SearchFailedError: Too many trials fail, or too many workers die.
     """
     if setup.settings.source != "torch":
-        decode_once(setup.manifest, setup.arch.image_size)  # here, where its progress can be seen
+        decode_once(setup.manifest, setup.arch.frame)  # here, where its progress can be seen
         if (pool := setup.unlabelled) is not None and setup.settings.device.type == "cpu":
-            ensure_array_of_files(pool.files, pool.sha256, image_size=setup.arch.image_size)
+            ensure_array_of_files(pool.files, pool.sha256, setup.arch.frame)
     study = open_study(storage, setup.folder.name)
     onlooker = Onlooker(setup, study, crew, goal, pictures, best=best)
     with onlooker, _looking(onlooker, deadline):
@@ -167,7 +167,7 @@ def _run_elsewhere(settings: Settings, jobs: list[Job]) -> list[Outcome]:
 
 def plan_jobs(setup: Setup, goal: Goal, *, parent: str, deadline: float | None) -> list[Job]:
     """One job for each worker. On this machine they share cores, memory and cards; a cluster shares out its own."""
-    settings = dataclasses.replace(setup.settings, data=setup.data, study=setup.study_name)
+    settings = dataclasses.replace(setup.settings, data=setup.data, study=setup.study_name, framing=setup.arch.framing)
     is_here = settings.backend == "loky"
     cards = visible_cards(settings.device) if is_here else []
     if cards:

@@ -18,6 +18,7 @@ from benchmarks.plain import PlainImages, normalise, plain_loader, random_transf
 from core.datasets import load_manifest
 from core.demo import write_demo
 from core.errors import InputError
+from core.framing import Frame, Framing
 from core.images import load_image
 from core.manifest import Manifest
 
@@ -121,12 +122,13 @@ def test_only_jpegs_that_ffcv_decodes_are_taken(tmp_path: Path) -> None:
     assert read_jpeg(tmp_path / "grey.jpg")[1:] == (8, 6)
 
 
-def test_plain_images_show_the_field_that_ours_show(files: list[Path], manifest: Manifest) -> None:
-    images = PlainImages(files, manifest.labels.tolist(), image_size=IMAGE_SIZE)
+@pytest.mark.parametrize("framing", ["whole", "centre"])
+def test_plain_images_show_the_field_that_ours_show(files: list[Path], manifest: Manifest, framing: Framing) -> None:
+    images = PlainImages(files, manifest.labels.tolist(), image_size=IMAGE_SIZE, framing=framing)
 
     for index in range(0, COUNT, 9):
         image, label = images[index]
-        ours = load_image(files[index], IMAGE_SIZE)
+        ours = load_image(files[index], Frame(IMAGE_SIZE, framing))
         assert (image.dtype, image.shape, label) == (torch.uint8, (3, IMAGE_SIZE, IMAGE_SIZE), manifest.labels[index])
         assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - ours).mean() < 3
 

@@ -17,7 +17,8 @@ from core import beton, beton_file
 from core.cache import cache_folder
 from core.demo import write_demo
 from core.errors import InputError
-from core.images import load_image, stored_size
+from core.framing import Frame
+from core.images import load_image
 from core.manifest import Manifest
 from core.pixels import ensure_array
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(not beton.HAVE_FFCV, reason="ffcv cannot be impo
 
 ROOT = Path(__file__).parents[2]
 _LABEL = np.dtype(beton_file._SAMPLE).itemsize - 8  # bytes before a sample's label, its last field
-IMAGE_SIZE = 64
+FRAME = Frame.of(64, "whole")
 SURFACES_S = 10.0  # an error must be told within this time of its fault
 
 
@@ -40,22 +41,22 @@ def manifest(hundred_images: Manifest) -> Manifest:
 
 @pytest.fixture(scope="module")
 def written(manifest: Manifest) -> Path:
-    return beton.ensure_beton(manifest, image_size=IMAGE_SIZE)
+    return beton.ensure_beton(manifest, FRAME)
 
 
 def test_beton_holds_what_load_image_gives_in_the_order_of_the_manifest(manifest: Manifest, written: Path) -> None:
     pixels = beton_file.read_pixels(written)
     assert len(pixels) == len(manifest)
-    assert pixels.size == stored_size(IMAGE_SIZE)
+    assert pixels.size == FRAME.size
     np.testing.assert_array_equal(pixels.labels, manifest.labels)
     for row in range(len(manifest)):
-        np.testing.assert_array_equal(pixels[row], load_image(manifest.file(row), pixels.size))
+        np.testing.assert_array_equal(pixels[row], load_image(manifest.file(row), FRAME))
     assert list(written.parent.glob(".*.tmp")) == [], "nothing is left beside the file"
 
 
 def test_beton_has_the_same_bytes_on_every_run(manifest: Manifest, written: Path, tmp_path: Path) -> None:
-    size = stored_size(IMAGE_SIZE)
-    images = [load_image(manifest.file(row), size) for row in range(len(manifest))]
+    size = FRAME.size
+    images = [load_image(manifest.file(row), FRAME) for row in range(len(manifest))]
     beton._write_samples(tmp_path / "again.beton", images, manifest.labels, size, lambda done: None)
     assert (tmp_path / "again.beton").read_bytes() == written.read_bytes()
 
@@ -80,7 +81,7 @@ def test_unreadable_image_ends_the_writing_with_its_name(manifest: Manifest, tmp
     bad = with_file(manifest, 4, str(tmp_path / "broken.jpg"))
     started = time.monotonic()
     with pytest.raises(InputError, match=r"broken\.jpg"):
-        beton.write_beton(bad, image_size=IMAGE_SIZE, path=tmp_path / "out" / "x.beton")
+        beton.write_beton(bad, FRAME, tmp_path / "out" / "x.beton")
     assert time.monotonic() - started < SURFACES_S + 20, "10 s after the fault; until then the child imports"
     assert list((tmp_path / "out").iterdir()) == []
     assert multiprocessing.active_children() == []
@@ -100,7 +101,7 @@ def test_killed_writer_is_noticed_at_once(manifest: Manifest, tmp_path: Path) ->
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(InputError, match=r"ended by signal 9 there or soon after, with 0 of 100 images written"):
-        beton.write_beton(stuck, image_size=IMAGE_SIZE, path=tmp_path / "out" / "x.beton")
+        beton.write_beton(stuck, FRAME, tmp_path / "out" / "x.beton")
     killer.join()
     assert time.monotonic() - killed_at[0] < SURFACES_S
     assert list((tmp_path / "out").iterdir()) == []
@@ -109,7 +110,7 @@ def test_killed_writer_is_noticed_at_once(manifest: Manifest, tmp_path: Path) ->
 def test_silent_writer_is_ended(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beton, "_STALL_S", 0.2)  # Its imports alone take longer.
     with pytest.raises(InputError, match=r"000\.jpg.*nothing happened for 0\.2 s.*0 of 100 images"):
-        beton.write_beton(manifest, image_size=IMAGE_SIZE, path=tmp_path / "x.beton")
+        beton.write_beton(manifest, FRAME, tmp_path / "x.beton")
     assert multiprocessing.active_children() == []
     assert list(tmp_path.iterdir()) == []
 
@@ -122,7 +123,7 @@ def test_disk_that_fills_up_while_writing_is_told(manifest: Manifest, tmp_path: 
     # FFCV ignores that the write of a page, which is larger, was cut short; what it writes next fails.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
-        beton._write_in_child(sender, files, None, manifest.labels, stored_size(IMAGE_SIZE), tmp_path / "x.beton")
+        beton._write_in_child(sender, files, None, manifest.labels, FRAME, tmp_path / "x.beton")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     *counts, last = [receiver.recv() for _ in range(len(manifest) + 1)]
@@ -156,7 +157,7 @@ def test_any_other_file_is_refused(manifest: Manifest) -> None:
 
 def test_beton_is_written_once(manifest: Manifest, written: Path) -> None:
     before = written.stat()
-    assert beton.ensure_beton(manifest, image_size=IMAGE_SIZE) == written
+    assert beton.ensure_beton(manifest, FRAME) == written
     assert (written.stat().st_ino, written.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -166,7 +167,7 @@ def test_damaged_beton_in_the_cache_is_written_again(
     monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path))
     damaged = cache_folder(written.parent.name) / written.name
     damaged.write_bytes(written.read_bytes()[:-1])
-    assert beton.ensure_beton(manifest, image_size=IMAGE_SIZE) == damaged
+    assert beton.ensure_beton(manifest, FRAME) == damaged
     assert damaged.read_bytes() == written.read_bytes()
     assert "It is written again now." in caplog.text
 
@@ -180,7 +181,7 @@ def test_beton_of_other_labels_in_the_cache_is_written_again(
     start = beton_file._HEADER.itemsize + 2 * beton_file._FIELD.itemsize
     content[start + _LABEL] ^= 1
     damaged.write_bytes(content)
-    assert beton_file.find_beton(manifest, image_size=IMAGE_SIZE) is None
+    assert beton_file.find_beton(manifest, FRAME) is None
     assert "it has other labels than the images" in caplog.text
 
 
@@ -197,9 +198,9 @@ def test_what_is_decoded_already_is_copied(
     manifest: Manifest, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path))
-    ensure_array(manifest, image_size=IMAGE_SIZE)
+    ensure_array(manifest, FRAME)
     moved = dataclasses.replace(manifest, roots=(tmp_path / "nowhere",))
-    assert beton.ensure_beton(moved, image_size=IMAGE_SIZE).read_bytes() == written.read_bytes()
+    assert beton.ensure_beton(moved, FRAME).read_bytes() == written.read_bytes()
 
 
 DECODE = """
@@ -207,9 +208,10 @@ import sys
 from pathlib import Path
 from core.datasets import load_manifest
 from core.dataspec import DataSpec
+from core.framing import Frame
 from core.loaders import decode_once
 if __name__ == "__main__":
-    decode_once(load_manifest(DataSpec((Path(sys.argv[1]),))), 32)
+    decode_once(load_manifest(DataSpec((Path(sys.argv[1]),))), Frame.of(32, "whole"))
     print("ffcv" in sys.modules)
 """
 

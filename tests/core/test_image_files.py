@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
+from core.framing import Frame
 from core.images import load_image
 from core.inspection import inspect_image
 from core.jpeg import count_scans
@@ -50,7 +51,7 @@ def refused(path: Path, reason: str) -> None:
         with pytest.raises(
             InputError, match=r"^An image must be readable, but .* Replace it or leave it out\.$"
         ) as told:
-            load_image(path, 16)
+            load_image(path, Frame(16, "centre"))
     assert f"{path} is not ({report.problem})" in str(told.value)
 
 
@@ -96,7 +97,7 @@ def test_what_people_have_works(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
     with at_most(20):
         report = inspect_image(tmp_path / name)
-        pixels = load_image(tmp_path / name, 16)
+        pixels = load_image(tmp_path / name, Frame(16, "centre"))
     assert report.problem is None
     assert report.width * report.height > 0
     assert len(report.phash) == 32
@@ -115,7 +116,8 @@ def test_a_photo_is_as_upright_for_its_hash_as_for_its_pixels(tmp_path: Path, or
     upright.save(tmp_path / "upright.png")
     turned, expected = (inspect_image(tmp_path / name) for name in ("turned.png", "upright.png"))
     assert (turned.phash, turned.width, turned.height) == (expected.phash, 48, 32)
-    assert np.array_equal(load_image(tmp_path / "turned.png", 16), load_image(tmp_path / "upright.png", 16))
+    turned, upright = (load_image(tmp_path / f"{name}.png", Frame(16, "centre")) for name in ("turned", "upright"))
+    assert np.array_equal(turned, upright)
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
@@ -156,6 +158,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
+from core.framing import Frame
 from core.images import load_image
 from core.inspection import inspect_image
 import imagehash
@@ -165,7 +168,7 @@ before, start, problems = peak(), time.process_time(), []
 for name in sys.argv[2:]:
     problems.append(inspect_image(Path(name)).problem)
     try:
-        load_image(Path(name), 16)
+        load_image(Path(name), Frame(16, "centre"))
         problems.append(None)
     except ValueError as error:
         problems.append(str(error))

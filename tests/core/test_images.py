@@ -8,9 +8,14 @@ from PIL import Image
 
 from core import images
 from core.errors import InputError
-from core.images import UnreadableImageError, decode, load_image, stored_size
+from core.framing import Frame, Framing, stored_size
+from core.images import UnreadableImageError, decode, load_image
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
+
+
+def load(path: Path, size: int, framing: Framing = "centre") -> np.ndarray:
+    return load_image(path, Frame(size, framing))
 
 
 @pytest.fixture
@@ -39,11 +44,22 @@ def test_the_square_around_the_centre_is_kept_with_its_proportions(save: Callabl
     image = Image.new("RGB", (60, 20), WHITE)
     image.paste(RED, (20, 0, 40, 20))
 
-    pixels = load_image(save(image, "a.png"), 10)
+    pixels = load(save(image, "a.png"), 10)
 
     assert pixels.shape == (10, 10, 3)
     assert pixels.dtype == np.uint8
     assert (pixels[:, 1:-1] == RED).all()  # the filter may look one pixel over the edge
+
+
+def test_the_whole_is_squeezed_into_a_square(save: Callable[..., Path]) -> None:
+    image = Image.new("RGB", (60, 20), WHITE)
+    image.paste(RED, (0, 0, 30, 20))
+
+    pixels = load(save(image, "a.png"), 10, "whole")
+
+    assert pixels.shape == (10, 10, 3)
+    assert (pixels[:, :4] == RED).all()  # the filter may look one pixel over the edge
+    assert (pixels[:, 6:] == WHITE).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -56,7 +72,7 @@ def test_exif_orientation_is_applied(save: Callable[..., Path], orientation: int
     exif[0x0112] = orientation
 
     for name in ("a.png", "a.tif"):
-        pixels = load_image(save(stored, name, exif=exif), 32)
+        pixels = load(save(stored, name, exif=exif), 32)
         assert np.array_equal(pixels, np.asarray(upright))
 
 
@@ -66,24 +82,24 @@ def test_transparency_becomes_white(save: Callable[..., Path], mode: str) -> Non
     image = image.quantize() if mode == "P" else image.convert(mode)
     path = save(image, "a.tif" if mode == "PA" else "a.png")
 
-    assert (load_image(path, 8) == 255).all()
+    assert (load(path, 8) == 255).all()
 
 
 def test_half_transparent_is_blended_with_white(save: Callable[..., Path]) -> None:
-    pixels = load_image(save(Image.new("RGBA", (8, 8), (0, 0, 0, 128)), "a.png"), 8)
+    pixels = load(save(Image.new("RGBA", (8, 8), (0, 0, 0, 128)), "a.png"), 8)
 
     assert (pixels == 127).all()
 
 
 def test_a_transparent_colour_of_an_rgb_image_becomes_white(save: Callable[..., Path]) -> None:
-    assert (load_image(save(Image.new("RGB", (8, 8), RED), "a.png", transparency=RED), 8) == 255).all()
+    assert (load(save(Image.new("RGB", (8, 8), RED), "a.png", transparency=RED), 8) == 255).all()
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_16_bit_are_scaled_not_clipped(save: Callable[..., Path], name: str) -> None:
     ramp = np.tile(np.arange(0, 65536, 257, dtype=np.uint16), (256, 1))
 
-    pixels = load_image(save(Image.fromarray(ramp), name), 256)
+    pixels = load(save(Image.fromarray(ramp), name), 256)
 
     assert np.array_equal(pixels[0, :, 0], np.arange(256))
     assert np.array_equal(pixels[:, :, 0], pixels[:, :, 2])
@@ -95,13 +111,13 @@ def test_16_bit_are_scaled_not_clipped(save: Callable[..., Path], name: str) -> 
 def test_every_colour_mode_becomes_rgb(save: Callable[..., Path], mode: str, colour: object) -> None:
     image = Image.new(mode, (16, 16), colour)
 
-    pixels = load_image(save(image, "a.tif"), 16)
+    pixels = load(save(image, "a.tif"), 16)
 
     assert np.abs(pixels.astype(int) - np.asarray(image.convert("RGB"))).max() <= 1
 
 
 def test_cmyk_jpeg_keeps_its_colour(save: Callable[..., Path]) -> None:
-    pixels = load_image(save(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "a.jpg", quality=95), 16)
+    pixels = load(save(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "a.jpg", quality=95), 16)
 
     assert np.abs(pixels.astype(int) - RED).max() <= 4
 
@@ -110,13 +126,13 @@ def test_cmyk_jpeg_keeps_its_colour(save: Callable[..., Path]) -> None:
 def test_of_several_frames_the_first_counts(save: Callable[..., Path], name: str) -> None:
     path = save(Image.new("RGB", (8, 8), RED), name, save_all=True, append_images=[Image.new("RGB", (8, 8), GREEN)])
 
-    assert np.abs(load_image(path, 8).astype(int) - RED).max() <= 2
+    assert np.abs(load(path, 8).astype(int) - RED).max() <= 2
 
 
 def test_shrinking_averages_instead_of_picking(save: Callable[..., Path]) -> None:
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
 
-    pixels = load_image(save(Image.fromarray(board.astype(np.uint8)), "a.png"), 16)
+    pixels = load(save(Image.fromarray(board.astype(np.uint8)), "a.png"), 16)
 
     assert np.abs(pixels[1:-1, 1:-1].astype(int) - 127).max() <= 8
 
@@ -128,13 +144,13 @@ def test_shrinking_a_jpeg_while_decoding_changes_hardly_anything(save: Callable[
     with jpeg.open("rb") as file:
         png = save(decode(file), "a.png")
 
-    difference = np.abs(load_image(jpeg, 64).astype(int) - load_image(png, 64))
+    difference = np.abs(load(jpeg, 64).astype(int) - load(png, 64))
 
     assert 0 < difference.mean() < 1.5
 
 
 def test_the_array_is_ones_own(save: Callable[..., Path]) -> None:
-    pixels = load_image(save(halves(8, 8), "a.png"), 8)
+    pixels = load(save(halves(8, 8), "a.png"), 8)
 
     pixels[:] = 0  # a view of Pillow's memory would refuse
 
@@ -161,12 +177,12 @@ def test_what_is_no_image_is_named_with_the_reason(tmp_path: Path, content: byte
     path.write_bytes(content)
 
     with pytest.raises(InputError, match=rf"broken\.jpg is not \({reason}"):
-        load_image(path, 8)
+        load(path, 8)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.jpg is not \(No such file"):
-        load_image(tmp_path / "gone.jpg", 8)
+        load(tmp_path / "gone.jpg", 8)
 
 
 @pytest.mark.parametrize(
@@ -184,4 +200,4 @@ def test_more_pixels_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch,
 
 def test_floating_point_pixels_are_refused(save: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="floating-point pixels"):
-        load_image(save(Image.new("F", (8, 8)), "a.tif"), 8)
+        load(save(Image.new("F", (8, 8)), "a.tif"), 8)

@@ -7,6 +7,7 @@ import pytest
 
 from core.datasets import load_manifest
 from core.demo import write_demo
+from core.framing import Frame
 from core.images import load_image
 from core.manifest import Manifest
 from core.metrics import confusion_matrix, macro_recall
@@ -27,7 +28,7 @@ def colours(demo: Manifest) -> np.ndarray:
     rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     radius = np.hypot(rows, columns)
     rings = [(radius >= inner) & (radius < inner + 4) for inner in range(0, 16, 4)]
-    images = [load_image(demo.file(row), SIDE) / 255 for row in range(len(demo))]
+    images = [load_image(demo.file(row), Frame(SIDE, "centre")) / 255 for row in range(len(demo))]
     features = np.array([[(image[ring].mean(0), image[ring].std(0)) for ring in rings] for image in images])
     features = features.reshape(len(demo), -1)
     return (features - features.mean(0)) / features.std(0)

@@ -24,14 +24,16 @@ from core.beton import HAVE_FFCV
 from core.budget import Budget
 from core.cache import cache_folder
 from core.errors import InputError
-from core.images import load_image, stored_size
+from core.framing import Frame
+from core.images import load_image
 from core.loaders import Batch, BatchSource, open_files, open_source
 from core.manifest import Manifest
 from core.sources import MappedSource, ResidentSource, TorchSource
 
 CPU = torch.device("cpu")
 COUNT = 100  # 64 + 36, and 3 * 33 + 1
-IMAGE_SIZE = 64
+FRAME = Frame.of(64, "whole")
+SMALL_FRAME = Frame(24, "whole")
 SURFACES_S = 10.0  # an error must be told within this time of its fault
 
 needs_ffcv = pytest.mark.skipif(not HAVE_FFCV, reason="ffcv cannot be imported here")
@@ -48,7 +50,7 @@ def opened(manifest: Manifest) -> Iterator[dict[str, BatchSource]]:
     """One source of each kind over all rows, for all tests: FFCV compiles for seconds."""
     kinds = ["resident", "torch", *(["ffcv"] if HAVE_FFCV else [])]
     rows = np.arange(COUNT)
-    sources = {kind: open_source(manifest, image_size=IMAGE_SIZE, rows=rows, device=CPU, kind=kind) for kind in kinds}
+    sources = {kind: open_source(manifest, frame=FRAME, rows=rows, device=CPU, kind=kind) for kind in kinds}
     yield sources
     for source in sources.values():
         source.close()
@@ -85,7 +87,7 @@ def joined(batches: list[Batch]) -> Batch:
 def test_pixels_are_exactly_those_of_load_image(source: BatchSource, manifest: Manifest) -> None:
     batch = joined(list(source.batches(order(0), batch_size=33)))
     for image, row in zip(batch.images, batch.rows, strict=True):
-        expected = load_image(manifest.file(int(row)), stored_size(IMAGE_SIZE))
+        expected = load_image(manifest.file(int(row)), FRAME)
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
@@ -113,7 +115,7 @@ def test_held_batches_stay_right(source: BatchSource, manifest: Manifest) -> Non
 @pytest.mark.parametrize(("batch_size", "sizes"), [(64, [64, 36]), (33, [33, 33, 33, 1]), (1000, [100])])
 def test_last_batch_is_smaller_and_never_dropped(source: BatchSource, batch_size: int, sizes: list[int]) -> None:
     batches = list(source.batches(order(3), batch_size=batch_size))
-    side = stored_size(IMAGE_SIZE)
+    side = FRAME.size
     assert source.stored_size == side
     for batch, size in zip(batches, sizes, strict=True):
         assert batch.images.shape == (size, 3, side, side)
@@ -145,7 +147,7 @@ def test_any_order_and_batch_size_give_just_these_rows(
 @pytest.mark.parametrize("stranger", [60, 99, COUNT, 10**9, -1])
 def test_row_that_was_not_opened_is_refused_by_the_call(manifest: Manifest, kind: str, stranger: int) -> None:
     train = np.arange(60)
-    with open_source(manifest, image_size=IMAGE_SIZE, rows=train, device=CPU, kind=kind) as source:
+    with open_source(manifest, frame=FRAME, rows=train, device=CPU, kind=kind) as source:
         with pytest.raises(IndexError, match=rf"row {stranger} \(one of 1\) is not among the 60 rows"):
             source.batches(np.array([0, stranger, 5]), batch_size=2)
         assert len(list(source.batches(train, batch_size=60))) == 1
@@ -169,7 +171,7 @@ def test_source_draws_no_random_numbers_and_keeps_the_threads(source: BatchSourc
 
 @each_source
 def test_closed_source_refuses(manifest: Manifest, kind: str) -> None:
-    source = open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(COUNT), device=CPU, kind=kind)
+    source = open_source(manifest, frame=FRAME, rows=np.arange(COUNT), device=CPU, kind=kind)
     source.close()
     source.close()
     with pytest.raises(RuntimeError, match=f"this {kind} source is closed"):
@@ -223,7 +225,7 @@ def test_twenty_broken_off_epochs_leave_threads_and_memory_flat(ffcv_source: Any
     for seed in range(20):
         break_off(seed)
     assert threading.active_count() == threads
-    buffers = 4 * 48 * stored_size(IMAGE_SIZE) ** 2 * 3  # bytes of one epoch's
+    buffers = 4 * 48 * FRAME.size**2 * 3  # bytes of one epoch's
     assert psutil.Process().memory_info().rss - memory < 4 * buffers, "20 epochs' would be five times as much"
 
 
@@ -236,7 +238,7 @@ def test_epoch_that_is_forgotten_ends_its_thread(ffcv_source: Any) -> None:
 
 @needs_ffcv
 def test_closing_in_the_middle_of_an_epoch_ends_it_with_an_error(manifest: Manifest) -> None:
-    source = open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(COUNT), device=CPU, kind="ffcv")
+    source = open_source(manifest, frame=FRAME, rows=np.arange(COUNT), device=CPU, kind="ffcv")
     threads = threading.active_count()
     batches = source.batches(order(0), batch_size=5)
     next(batches)
@@ -255,7 +257,7 @@ def test_new_epochs_batch_sizes_and_sources_compile_nothing(ffcv_source: Any, ma
     with event.install_recorder("numba:compile") as recorder:
         for batch_size in (1, 7, 64, 100):
             list(ffcv_source.batches(order(batch_size), batch_size=batch_size))
-        with open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(9), device=CPU, kind="ffcv") as other:
+        with open_source(manifest, frame=FRAME, rows=np.arange(9), device=CPU, kind="ffcv") as other:
             list(other.batches(np.arange(9), batch_size=4))
     assert recorder.buffer == []
 
@@ -267,7 +269,7 @@ def test_two_loaders_may_be_alive_at_once(
     written = Path(ffcv_source._loader.fname)
     monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path))
     shutil.copy(written, cache_folder(written.parent.name))  # Another path is another beton, hence another loader.
-    with open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(COUNT), device=CPU, kind="ffcv") as other:
+    with open_source(manifest, frame=FRAME, rows=np.arange(COUNT), device=CPU, kind="ffcv") as other:
         assert isinstance(other, loaders.FfcvSource)
         assert other._loader is not ffcv_source._loader
         for seed in range(3):
@@ -283,11 +285,11 @@ CHILD = """
 import numpy as np
 import torch
 
-def read(sender, manifest, image_size):
+def read(sender, manifest, frame):
     torch.set_num_threads(3)
     from core.loaders import open_source
     rows = np.arange(len(manifest))
-    with open_source(manifest, image_size=image_size, rows=rows, device=torch.device("cpu"), kind="ffcv") as source:
+    with open_source(manifest, frame=frame, rows=rows, device=torch.device("cpu"), kind="ffcv") as source:
         batches = list(source.batches(rows, batch_size=64))
     sender.send(([int(batch.images.sum()) for batch in batches], torch.get_num_threads()))
 """
@@ -306,7 +308,7 @@ def test_spawned_child_reads_the_same_and_keeps_its_threads(
     context = multiprocessing.get_context("spawn")
     receiver: Connection
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=read, args=(sender, manifest, IMAGE_SIZE))
+    child = context.Process(target=read, args=(sender, manifest, FRAME))
     child.start()
     sender.close()
     sums, threads = receiver.recv()
@@ -326,6 +328,7 @@ from core.beton import HAVE_FFCV
 from core.cache import cache_folder
 from core.budget import Budget
 from core.errors import InputError
+from core.framing import Frame
 from core.loaders import open_source
 
 assert not HAVE_FFCV
@@ -334,13 +337,13 @@ with open(sys.argv[1], "rb") as file:
 rows, cpu = np.arange(len(manifest)), torch.device("cpu")
 sums, written = {}, set()
 for kind in ("auto", "resident", "torch"):
-    with open_source(manifest, image_size=64, rows=rows, device=cpu, kind=kind) as source:
+    with open_source(manifest, frame=Frame.of(64, "whole"), rows=rows, device=cpu, kind=kind) as source:
         sums[kind] = [int(batch.images.sum()) for batch in source.batches(rows, batch_size=64)]
     written.add(tuple((p.name, p.stat().st_mtime_ns) for p in cache_folder("pixels").glob("*.npy")))
 assert len(written) == 1 and len(written.pop()) == 1, "decoded once, into one file"
 assert sums["auto"] == sums["resident"] == sums["torch"], sums
 try:
-    open_source(manifest, image_size=64, rows=rows, device=cpu, kind="ffcv")
+    open_source(manifest, frame=Frame.of(64, "whole"), rows=rows, device=cpu, kind="ffcv")
 except InputError as error:
     print(error)
 print(sums["auto"])
@@ -368,10 +371,10 @@ def test_everything_but_ffcv_works_without_ffcv(
 
 
 def test_memory_decides_what_is_resident(manifest: Manifest) -> None:
-    needed = COUNT * stored_size(IMAGE_SIZE) ** 2 * 3
+    needed = COUNT * FRAME.size**2 * 3
     for memory, held in ((needed, needed), (needed - 1, 0)):
         rows = np.arange(COUNT)
-        with open_source(manifest, image_size=IMAGE_SIZE, rows=rows, device=CPU, memory=memory) as source:
+        with open_source(manifest, frame=FRAME, rows=rows, device=CPU, memory=memory) as source:
             assert source.held == held
 
 
@@ -391,10 +394,10 @@ def test_the_cpu_gathers_from_pixels_that_all_processes_share(manifest: Manifest
 def test_auto_takes_resident_where_the_pixels_fit_two_fifths_of_the_free_memory(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    needed = COUNT * stored_size(IMAGE_SIZE) ** 2 * 3
+    needed = COUNT * FRAME.size**2 * 3
     monkeypatch.setattr(loaders, "free_memory", lambda device: int(needed / 0.4) + 1)
     with caplog.at_level(logging.INFO, logger="core.loaders"):
-        with open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(COUNT), device=CPU) as source:
+        with open_source(manifest, frame=FRAME, rows=np.arange(COUNT), device=CPU) as source:
             assert source.name == "resident"
     assert "batches come from the resident source: 0.00 GB of pixels, 0.00 GB free on cpu" in caplog.text
 
@@ -402,12 +405,12 @@ def test_auto_takes_resident_where_the_pixels_fit_two_fifths_of_the_free_memory(
 def test_auto_streams_what_does_not_fit(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    needed = COUNT * stored_size(IMAGE_SIZE) ** 2 * 3
+    needed = COUNT * FRAME.size**2 * 3
     monkeypatch.setattr(loaders, "free_memory", lambda device: int(needed / 0.4) - 3)
     with caplog.at_level(logging.INFO, logger="core.loaders"):
-        with open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(COUNT), device=CPU) as source:
+        with open_source(manifest, frame=FRAME, rows=np.arange(COUNT), device=CPU) as source:
             assert source.name == ("ffcv" if HAVE_FFCV else "torch")
-        with open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(COUNT // 2), device=CPU) as source:
+        with open_source(manifest, frame=FRAME, rows=np.arange(COUNT // 2), device=CPU) as source:
             assert source.name == "resident", "what counts is the rows that were asked for"
     assert "GB may be used" in caplog.text
 
@@ -415,12 +418,12 @@ def test_auto_streams_what_does_not_fit(
 def test_resident_that_cannot_fit_is_refused(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaders, "free_memory", lambda device: 1000)
     with pytest.raises(InputError, match=r"`kind` must be ffcv or torch where the pixels don't fit, but got"):
-        open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(COUNT), device=CPU, kind="resident")
+        open_source(manifest, frame=FRAME, rows=np.arange(COUNT), device=CPU, kind="resident")
 
 
 def test_unknown_kind_is_refused(manifest: Manifest) -> None:
     with pytest.raises(InputError, match=r"`kind` must be one of auto, resident, ffcv, torch, but got kind='dali'\."):
-        open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(COUNT), device=CPU, kind="dali")
+        open_source(manifest, frame=FRAME, rows=np.arange(COUNT), device=CPU, kind="dali")
 
 
 # Files without a manifest, and the torch source's processes.
@@ -428,11 +431,11 @@ def test_unknown_kind_is_refused(manifest: Manifest) -> None:
 
 def test_new_files_have_their_place_as_row_and_no_label(manifest: Manifest) -> None:
     files = [manifest.file(row) for row in (5, 2, 9)]
-    with open_files(files, image_size=IMAGE_SIZE, device=CPU) as source:
+    with open_files(files, frame=FRAME, device=CPU) as source:
         first, second = source.batches(np.arange(3), batch_size=2)
     assert first.labels.tolist() + second.labels.tolist() == [-1, -1, -1]
     assert first.rows.tolist() + second.rows.tolist() == [0, 1, 2]
-    expected = load_image(files[2], stored_size(IMAGE_SIZE))
+    expected = load_image(files[2], FRAME)
     np.testing.assert_array_equal(second.images[0].permute(1, 2, 0).numpy(), expected)
 
 
@@ -442,11 +445,11 @@ def test_new_files_give_equal_pixels_whether_kept_or_decoded_again(
 ) -> None:
     monkeypatch.setattr("core.loaders.MEMORY", Budget(name="--memory", share=share))
     files = [manifest.file(row) for row in (5, 2, 9)]
-    with open_files(files, image_size=IMAGE_SIZE, device=CPU) as source:
+    with open_files(files, frame=FRAME, device=CPU) as source:
         (batch,) = source.batches(np.arange(3), batch_size=3)
     assert source.name == ("resident" if share else "torch")
     for place, file in enumerate(files):
-        expected = load_image(file, stored_size(IMAGE_SIZE))
+        expected = load_image(file, FRAME)
         np.testing.assert_array_equal(batch.images[place].permute(1, 2, 0).numpy(), expected)
 
 
@@ -459,7 +462,7 @@ def test_all_unreadable_new_files_are_named_when_they_are_opened(
     cut.write_bytes(manifest.file(3).read_bytes()[:700])
     empty.write_bytes(b"")
     with pytest.raises(InputError, match=rf"2 of 3 are not: {cut} \(truncated\), {empty} \(empty file\)\."):
-        open_files([cut, manifest.file(2), empty], image_size=IMAGE_SIZE, device=CPU)
+        open_files([cut, manifest.file(2), empty], frame=FRAME, device=CPU)
 
 
 def test_workers_serve_broken_off_and_whole_epochs_name_a_bad_file_and_end(manifest: Manifest, tmp_path: Path) -> None:
@@ -467,12 +470,12 @@ def test_workers_serve_broken_off_and_whole_epochs_name_a_bad_file_and_end(manif
     files[13] = tmp_path / "broken.jpg"
     files[13].write_bytes(b"\xff\xd8 no more")
     labels, rows = manifest.labels[:20], np.arange(20)
-    with TorchSource(files, labels, rows, stored_size=24, device=CPU, workers=2) as source:
+    with TorchSource(files, labels, rows, frame=SMALL_FRAME, device=CPU, workers=2) as source:
         next(source.batches(rows[:13], batch_size=3))
         batch = joined(list(source.batches(rows[12::-1], batch_size=5)))
         np.testing.assert_array_equal(batch.rows, rows[12::-1])
         for image, row in zip(batch.images, batch.rows, strict=True):
-            np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), load_image(files[int(row)], 24))
+            np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), load_image(files[int(row)], SMALL_FRAME))
         assert len(multiprocessing.active_children()) == 2, "the second epoch took the first one's workers"
         with pytest.raises(InputError, match=r"\A[^\n]*broken\.jpg[^\n]*\Z"):
             list(source.batches(rows, batch_size=4))
@@ -483,11 +486,11 @@ def test_workers_serve_broken_off_and_whole_epochs_name_a_bad_file_and_end(manif
 @each_source
 def test_sources_on_a_gpu_give_the_same_as_load_image(manifest: Manifest, kind: str) -> None:
     device = torch.device("cuda", 0)
-    with open_source(manifest, image_size=IMAGE_SIZE, rows=np.arange(COUNT), device=device, kind=kind) as source:
+    with open_source(manifest, frame=FRAME, rows=np.arange(COUNT), device=device, kind=kind) as source:
         for seed in range(3):
             held = joined(list(source.batches(order(seed), batch_size=8)))
             assert {tensor.device for tensor in held} == {device}
             np.testing.assert_array_equal(held.labels.cpu(), manifest.labels[order(seed)])
             for image, row in zip(held.images.cpu(), held.rows.cpu(), strict=True):
-                expected = load_image(manifest.file(int(row)), stored_size(IMAGE_SIZE))
+                expected = load_image(manifest.file(int(row)), FRAME)
                 np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)

@@ -19,6 +19,7 @@ from core.archs import Arch, resolve_arch
 from core.backbones import build_classifier
 from core.errors import InputError
 from core.files import write_tensors
+from core.framing import Frame
 from core.images import load_image
 from core.kept_apart import write_apart
 from core.weights import CARRIED, Weights, explain_missing, find_sources, resolve_weights
@@ -61,7 +62,7 @@ def put_in_cache(folder: Path, repo: str, state: dict[str, torch.Tensor]) -> Non
 def photograph(name: str, arch: Arch) -> torch.Tensor:
     """One of sklearn's sample photographs, normalised: (1, 3, S, S)."""
     path = Path(str(files("sklearn.datasets.images"))) / name
-    pixels = torch.from_numpy(load_image(path, arch.image_size).astype(np.float32) / 255)
+    pixels = torch.from_numpy(load_image(path, Frame(arch.image_size, "centre")).astype(np.float32) / 255)
     return ((pixels - torch.tensor(arch.mean)) / torch.tensor(arch.std)).permute(2, 0, 1)[None]
 
 

@@ -16,6 +16,7 @@ from core.archs import Arch
 from core.artifacts import StudiesFolder, StudyFolder, TrialRecord
 from core.backbones import build_classifier
 from core.datasets import load_manifest
+from core.framing import Framing
 from core.manifest import Manifest
 from core.splits import Split, split_manifest
 
@@ -46,13 +47,20 @@ class Studies:
         trials: Sequence[Trial] = (Trial(0.9),),
         *,
         arch: str = "test_efficientnet",
+        framing: Framing = "whole",
         demo: bool = False,
         data: dict[str, Any] | None = None,
     ) -> StudyFolder:
         """Writes a study with trials numbered from 0; `data` overrides what study.json says of the data."""
         study = self.folder.study(name)
         described = Arch(
-            name=arch, timm_name=arch, image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), weight_tag=None
+            name=arch,
+            timm_name=arch,
+            image_size=32,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            weight_tag=None,
+            framing=framing,
         )
         study.write_study(self._study_json(described, demo, data or {}), self._split_rows())
         for number, trial in enumerate(trials):

@@ -45,9 +45,9 @@ def read(studies: Any, name: str) -> Any:
 
 @pytest.fixture
 def two(studies: Any, trial: Any) -> Any:
-    """Studies of two architectures, whose trials learned different class frequencies."""
+    """Studies of two architectures, whose trials learned different class frequencies and see photos differently."""
     studies.add("a", [trial(0.9, prior=PRIORS["a"])])
-    studies.add("b", [trial(0.9, prior=PRIORS["b"])], arch="test_resnet")
+    studies.add("b", [trial(0.9, prior=PRIORS["b"])], arch="test_resnet", framing="centre")
     return studies
 
 

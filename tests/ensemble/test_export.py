@@ -23,7 +23,8 @@ from core.demo import write_demo
 from core.errors import InputError
 from core.evaluation import predict_views
 from core.files import read_json, write_tensors
-from core.images import load_image, stored_size
+from core.framing import Framing, stored_size
+from core.images import load_image
 from core.manifest import Manifest
 from core.pixels import decode_files
 from core.splits import split_manifest
@@ -31,9 +32,10 @@ from core.versions import installed_versions
 from ensemble.calibrating import Images, decode_for, draw_balanced, judge_loss
 from ensemble.decision import VOTES, Rule, choose, pool
 from ensemble.export import main
+from ensemble.export_card import ExportCard
 from ensemble.exported import ExportedEnsemble
 from ensemble.folder import check_replaceable
-from ensemble.graph import EnsembleGraph, input_sizes, scale
+from ensemble.graph import EnsembleGraph, input_frames, scale
 from ensemble.inference import load_ensemble
 from ensemble.onnx_session import open_session, require, telling_damage
 from ensemble.operating import OperatingPoint
@@ -71,13 +73,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(scope="module")
 def built(demo: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ensemble of two small networks that see images at different sizes and tell the demo's classes apart."""
+    """An ensemble of two small networks that see images in different frames and tell the demo's classes apart."""
     folder = tmp_path_factory.mktemp("built")
     (folder / "members").mkdir()
     train = split_manifest(demo, seed=0).train
     members = []
     for number, (name, size) in enumerate(SIZES.items()):
-        arch = describe_arch(name, size)
+        arch = describe_arch(name, size, framing="centre" if number else "whole")
         model = taught(arch, demo, train)
         member = describe_member(arch, len(demo.classes), number, weight=number + 1.0)
         write_tensors(folder / member.files[0], model.state_dict())
@@ -94,9 +96,9 @@ def exported(built: Path) -> Path:
     return built / "ensemble.onnx"
 
 
-def describe_arch(name: str, size: int) -> Arch:
+def describe_arch(name: str, size: int, framing: Framing = "whole") -> Arch:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Arch(name=name, timm_name=name, image_size=size, mean=mean, std=std, weight_tag=None)
+    return Arch(name=name, timm_name=name, image_size=size, mean=mean, std=std, weight_tag=None, framing=framing)
 
 
 def describe_member(arch: Arch, num_classes: int, number: int, weight: float) -> MemberSpec:
@@ -140,7 +142,7 @@ def taught(arch: Arch, manifest: Manifest, rows: npt.NDArray[np.int64]) -> Class
     """A network whose statistics and head are fitted to images in closed form, so that its decisions differ."""
     model = build_classifier(arch, num_classes=len(manifest.classes), weights=None, seed=0)
     augmenter = Augmenter(image_size=arch.image_size, mean=arch.mean, std=arch.std, seed=0, device=CPU)
-    pixels = decode_files([manifest.file(row) for row in rows.tolist()], stored_size(arch.image_size))
+    pixels = decode_files([manifest.file(row) for row in rows.tolist()], arch.frame)
     views = augmenter.eval_view(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     with torch.no_grad():
         model.train()
@@ -261,7 +263,10 @@ def _believed(
 
 def test_card_tells_what_goes_in_what_comes_out_and_where_it_is_from(built: Path, exported: Path) -> None:
     card, spec = read_json(exported.with_name("ensemble.onnx.json")), EnsembleSpec.read(built)
-    assert card["inputs"] == [{"name": f"pixels_{size}", "size": size} for size in input_sizes(spec)]
+    assert card["inputs"] == [
+        {"name": f"pixels_{frame.size}_{frame.framing}", "size": frame.size, "framing": frame.framing}
+        for frame in input_frames(spec)
+    ]
     assert card["classes"] == list(spec.classes)
     assert card["precision"] == "float32"
     assert card["bytes"] == exported.stat().st_size
@@ -326,8 +331,19 @@ def test_card_that_does_not_fit_its_graph_is_refused(exported: Path, tmp_path: P
         ExportedEnsemble(tmp_path / "file.onnx")
     model.metadata_props[0].value = json.dumps({**card, "format": 99})
     onnx.save(model, tmp_path / "file.onnx")
-    with pytest.raises(InputError, match="must be of format 1 or older"):
+    with pytest.raises(InputError, match="must be of format 2 or older"):
         ExportedEnsemble(tmp_path / "file.onnx")
+
+
+def test_a_card_of_the_first_format_is_of_squares_around_the_centre(exported: Path) -> None:
+    card = json.loads(json.dumps(ExportedEnsemble(exported).card.to_dict()))
+    assert {one["framing"] for one in card["inputs"]} == {"whole", "centre"}
+    older = [{"name": one["name"], "size": one["size"]} for one in card["inputs"]]
+    read = ExportCard.parse(json.dumps({**card, "format": 1, "inputs": older}), where="it")
+    assert {one.framing for one in read.inputs} == {"centre"}
+    wrong = [{**one, "framing": "half"} for one in card["inputs"]]
+    with pytest.raises(InputError, match="the framing of an input must be whole or centre, but is half"):
+        ExportCard.parse(json.dumps({**card, "inputs": wrong}), where="it")
 
 
 def test_all_unreadable_images_are_named(exported: Path, demo: Manifest, tmp_path: Path) -> None:
@@ -420,9 +436,9 @@ def test_int8_decides_mostly_as_float32_does(
     exported: Path, demo: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ensemble.quantising._FLOAT_LAYERS", (2,))
-    sizes = [one.size for one in ExportedEnsemble(exported).card.inputs]
+    frames = [one.frame for one in ExportedEnsemble(exported).card.inputs]
     train = split_manifest(demo, seed=0).train[:24]
-    pixels = decode_for(sizes, [demo.file(row) for row in train.tolist()])
+    pixels = decode_for(frames, [demo.file(row) for row in train.tolist()])
     how = quantise(exported, tmp_path / "int8.onnx", pixels)
     assert (how.images, how.float_layers) == (24, 2)
     assert how.agreement > 0.5

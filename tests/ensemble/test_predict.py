@@ -15,6 +15,7 @@ from benchmarks import predict as benchmark
 from core.cli import run
 from core.errors import InputError
 from core.files import read_json
+from core.framing import Frame
 from core.listing import walk_files
 from ensemble import build
 from ensemble.inference import ImageSet, TrialClassifier, load_ensemble
@@ -109,7 +110,7 @@ def test_members_classify_in_half_precision_as_on_a_card(
 def test_images_of_one_size_are_opened_once_for_all_members(ensemble: Path, image_folder: Path) -> None:
     classifier = load_ensemble(ensemble, device="cpu")
     with ImageSet.of_files(sorted((image_folder / "mel").iterdir())[:2]) as images:
-        first, second = (images.source(32, member.device_) for member in classifier.estimators_)
+        first, second = (images.source(Frame.of(32, "centre"), member.device_) for member in classifier.estimators_)
         assert first is second
     with pytest.raises(RuntimeError, match="closed"):
         first.batches(images.rows, batch_size=1)
@@ -209,7 +210,7 @@ def test_out_never_lies_in_the_folder_of_the_ensemble(
 ) -> None:
     assert predict(ensemble, image_folder, "--out", ensemble / out) == 2
     assert "`--out` must not be inside the ensemble's folder" in capsys.readouterr().err
-    assert read_json(ensemble / "ensemble.json")["format"] == 2
+    assert read_json(ensemble / "ensemble.json")["format"] == 3
 
 
 def test_folder_without_ensemble_is_refused(

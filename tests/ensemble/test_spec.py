@@ -72,6 +72,19 @@ def test_file_of_the_first_format_is_read_as_the_rule_that_fits_nothing(spec: En
     assert spec.rule == PLAIN
 
 
+def test_members_of_the_second_format_see_the_centre_of_photos(spec: EnsembleSpec, tmp_path: Path) -> None:
+    spec.write(tmp_path)
+    fields = json.loads((tmp_path / "ensemble.json").read_text())
+    for member in fields["members"]:
+        del member["arch"]["framing"]
+    (tmp_path / "ensemble.json").write_text(json.dumps({**fields, "format": 2}))
+    assert {member.arch.framing for member in EnsembleSpec.read(tmp_path).members} == {"centre"}
+    fields["members"][0]["arch"]["framing"] = "half"
+    (tmp_path / "ensemble.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="framing must be whole or centre, but is half"):
+        EnsembleSpec.read(tmp_path)
+
+
 def test_folder_without_ensemble_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"`ensemble` must be a folder with ensemble.json, but .* has none"):
         EnsembleSpec.read(tmp_path)
@@ -79,8 +92,8 @@ def test_folder_without_ensemble_is_refused(tmp_path: Path) -> None:
 
 def test_newer_format_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None:
     spec.write(tmp_path)
-    rewrite(tmp_path, format=3)
-    with pytest.raises(InputError, match=r"format 2 or older, but .* has format=3\. Update this project"):
+    rewrite(tmp_path, format=4)
+    with pytest.raises(InputError, match=r"format 3 or older, but .* has format=4\. Update this project"):
         EnsembleSpec.read(tmp_path)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import InputError
+from core.framing import Frame
 from core.images import load_image
 from core.inspection import inspect_image
 from tests.fixtures.hostile import gif_of_many_frames, jpeg_of_many_scans, tiff
@@ -109,7 +110,7 @@ def check(content: bytes) -> None:
         assert report.problem.isprintable()
     with no_hang():
         try:
-            pixels = load_image(path, SIZE)
+            pixels = load_image(path, Frame(SIZE, "centre"))
         except InputError as error:
             assert_one_sentence(error)
         else:

@@ -287,6 +287,29 @@ def test_a_damaged_history_keeps_no_search_from_ending_well(
     assert "the gap of trial 0 can't be told" in capsys.readouterr().err
 
 
+def test_a_study_goes_on_seeing_of_photos_what_it_saw(
+    searched: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = Path(shutil.copytree(searched, tmp_path / "studies"))
+    file = studies / "demo-test_efficientnet" / "study.json"
+    assert json.loads(file.read_text())["arch"]["framing"] == "whole"
+    trials = 1 + len(list(file.parent.glob("trial-*")))
+    command = [*SMALL, "--data", images, "--studies", studies, "--trials", trials, "--epochs", 2]
+    assert search(*command, "--framing", "centre") == 2
+    assert "framing (was whole, now centre)" in capsys.readouterr().err
+    fields = json.loads(file.read_text())
+    del fields["arch"]["framing"]  # as studies have it from before there was a choice
+    file.write_text(json.dumps(fields))
+    assert search(*command, "--framing", "whole") == 2
+    assert "framing (was centre, now whole)" in capsys.readouterr().err
+    assert search(*command) == 0
+    assert "photos   the largest square around the centre" in capsys.readouterr().out
+    fields["arch"]["framing"] = "half"
+    file.write_text(json.dumps(fields))
+    assert search(*command) == 2
+    assert "The framing of a study must be whole or centre" in capsys.readouterr().err
+
+
 def test_what_ended_a_search_is_told_and_not_that_its_summary_failed_too(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
