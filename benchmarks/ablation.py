@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.ablation_changes import (
     BASE,
+    CENTRE,
     CHANGES,
     base_values,
     changed_arch,
@@ -74,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
     base = base_values(task, model, args.depth)
     depth = base["unfreeze_depth"]
     names = choose_changes(args.only, model, task.arch.timm_name, epochs=args.epochs, depth=depth)
+    names = [name for name in names if changed_arch(name, task.arch) != task.arch or name != CENTRE]
     configs = [config_of(task, args.epochs, base, change) for change in (BASE, *names)]  # refused now or never
     recording = Recording(args.recording or RECORDINGS / name, describe(args, device, task, base))
     missing = [

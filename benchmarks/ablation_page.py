@@ -41,14 +41,16 @@ def page(results: Sequence[Result]) -> str:
 def _section(result: Result) -> str:
     setting, *rows = result["rows"]
     base = ", ".join(f"{name}={value}" for name, value in setting["base"].items())
-    framing = setting.get("framing", "centre")  # before there was a choice
+    framing, command = setting.get("framing", "centre"), result["command"]
+    if "framing" not in setting:  # before there was a choice
+        command += " --framing centre"
     machine, learning = result["machine"], counted(setting["base"]["unfreeze_depth"], "block")
     where = machine.get("gpu") or f"{machine['cpu']}, {counted(setting['threads'], 'thread')}"
     return (
         f"## {setting['arch']} at {setting['image_size']} pixels, {learning} learning, {rows[0]['n']} seeds\n\n"
         f"{setting['epochs']} epochs; framing: {framing}; training images: {setting['train_images']}, validation "
         f"images: {setting['val_images']}; data: {setting['data']}; {where}; torch {result['versions']['torch']}; "
-        f"{result['created'][:10]}. Base: {base}.\n\n{markdown(rows)}\n\n`{result['command']}`"
+        f"{result['created'][:10]}. Base: {base}.\n\n{markdown(rows)}\n\n`{command}`"
     )
 
 

@@ -5,6 +5,7 @@ import argparse
 from core import cli
 from core.dataspec import DataSpec, add_data_arguments, read_data_arguments
 from core.errors import InputError
+from core.framing import FRAMINGS
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,6 +13,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, help="folder of labelled images, CSV or npz file; repeated, they are merged")
     parser.add_argument("--arch", default="mobilenet", help="default: mobilenet")
     parser.add_argument("--image-size", type=cli.positive_int, metavar="PIXELS", help="default: the backbone's own")
+    parser.add_argument("--framing", choices=FRAMINGS, default="whole", help="as of search.run (default: whole)")
     parser.add_argument("--weights", default="auto", help="default: auto")
     parser.add_argument("--device", default="auto", help="default: auto")
 

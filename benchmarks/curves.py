@@ -15,6 +15,7 @@ from benchmarks.reporting import json_file
 from core.cli import Parser, natural_int, positive_int, run, write
 from core.dataspec import add_data_arguments, read_data_arguments
 from core.errors import InputError
+from core.framing import FRAMINGS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--first", type=natural_int, default=0, help="number of the first trial (default: 0)")
     parser.add_argument("--epochs", type=positive_int, default=10, help="default: 10")
     parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="default: the backbone's own")
+    parser.add_argument("--framing", choices=FRAMINGS, default="whole", help="as of search.run (default: whole)")
     parser.add_argument("--train-images", type=positive_int, help="random training images (default: all)")
     parser.add_argument("--seed", type=natural_int, default=0, help="of the list of trials too (default: 0)")
     parser.add_argument("--weights", default="auto", help="default: auto")
@@ -50,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
         read_data_arguments(args, args.data),
         args.arch,
         image_size=args.image_size,
+        framing=args.framing,
         weights=args.weights,
         train_images=args.train_images,
         seed=args.seed,
@@ -66,6 +69,7 @@ def main(args: argparse.Namespace) -> int:
     provenance = {
         "command": "python -m benchmarks.curves " + " ".join(sys.argv[1:]),
         "data": f"{task.manifest.layout}, fingerprint {task.manifest.fingerprint}",
+        "framing": task.arch.framing,
         "train_images": train_images,
         "val_images": len(task.split.val),
         "space": space.describe(),
@@ -77,7 +81,8 @@ def main(args: argparse.Namespace) -> int:
     content: dict[str, Any] = {"provenance": provenance, "trials": []}
     if args.out.is_file():
         content = read_json(args.out)
-        if content["provenance"]["fixed"] != fixed or content["provenance"]["train_images"] != train_images:
+        known = {"framing": "centre", **content["provenance"]}  # before there was a choice
+        if any(known[name] != provenance[name] for name in ("fixed", "framing", "train_images")):
             raise InputError(
                 f"`--out` must be a new file or one of the same settings, but got {args.out}. Choose another."
             )

@@ -61,7 +61,8 @@ class PlainImages(Dataset[tuple[torch.Tensor, int]]):
 
 
 class ReflectingAffine(v2.RandomAffine):  # type: ignore[misc]  # torchvision has no types
-    """Shows reflected skin where a turned image leaves the photo: it is widened by a quarter on each side before."""
+    """Shows reflected skin where a turned image leaves the photo, but for the corners of the views that show most: the
+    image is widened by a quarter on each side before."""
 
     def transform(self, inpt: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
         """The turned image, as large as before."""

@@ -72,6 +72,7 @@ def main(args: argparse.Namespace) -> int:
         read_data(args),
         args.arch,
         image_size=args.image_size,
+        framing=args.framing,
         weights=args.weights,
         train_images=args.train_images,
         val_images=args.val_images,
@@ -81,6 +82,7 @@ def main(args: argparse.Namespace) -> int:
         table = write_table(task, Path(folder))
         command = ["--arch", args.arch, "--data", str(table), "--trials", str(args.trials), "--device", args.device]
         command += ["--epochs", str(args.epochs), "--image-size", str(task.arch.image_size)]
+        command += ["--framing", args.framing]
         command += ["--weights", args.weights, "--studies", str(Path(folder) / "studies"), "--study", "profile"]
         with watching(threading.get_ident()) as looks:
             search(command)
@@ -89,6 +91,7 @@ def main(args: argparse.Namespace) -> int:
         cli.write(f"{row['share']:6.1%}  {row['work']}")
     setting = {
         "table": "setting",
+        "framing": task.arch.framing,
         "data": task.manifest.layout,
         "arch": task.arch.timm_name,
         "image_size": task.arch.image_size,

@@ -63,6 +63,7 @@ def main(args: argparse.Namespace) -> int:
             data=read_data(args),
             arch=args.arch,
             image_size=args.image_size,
+            framing=args.framing,
             weights=args.weights,
             images=(args.train_images, args.val_images),
             epochs=args.epochs,

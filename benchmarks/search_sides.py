@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataspec import DataSpec
+from core.framing import Framing
 
 if TYPE_CHECKING:
     from benchmarks.setup import Task
@@ -22,6 +23,7 @@ class Plan:
         data: Where the images are.
         arch: The backbone.
         image_size: Pixels; None for the backbone's own.
+        framing: What of a photo both sides see.
         weights: As `--weights`.
         images: Training and validation images to take, random ones; None for all.
         epochs: Of a trial.
@@ -35,6 +37,7 @@ class Plan:
     data: DataSpec
     arch: str
     image_size: int | None
+    framing: Framing
     weights: str
     images: tuple[int | None, int | None]
     epochs: int
@@ -52,6 +55,7 @@ class Plan:
             self.data,
             self.arch,
             image_size=self.image_size,
+            framing=self.framing,
             weights=self.weights,
             train_images=self.images[0],
             val_images=self.images[1],

@@ -83,6 +83,7 @@ def our_search(plan: Plan, n_trials: int, seed: int) -> list[dict[str, Any]]:
     ]
     command += ["--weights", plan.weights, "--seed", str(seed)]
     command += ["--image-size", str(plan.image_size)] if plan.image_size else []
+    command += ["--framing", plan.framing]
     command += ["--search-size", str(plan.search_size)] if plan.search_size else []
     command += ["--workers", str(plan.search_workers)]
     begin = time.time()

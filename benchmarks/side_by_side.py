@@ -91,6 +91,7 @@ def _train(data: DataSpec, args: argparse.Namespace, processes: int, folder: Pat
         data,
         args.arch,
         image_size=args.image_size,
+        framing=args.framing,
         weights=args.weights,
         train_images=args.images,
         val_images=args.images,

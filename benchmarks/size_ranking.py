@@ -29,12 +29,17 @@ def compare_sizes(one: Recording, other: Recording, *, resamples: int, seed: int
     Only trials count that both recorded, with the same number and parameters, and that are complete in both.
 
     Raises:
-        InputError: The sizes are equal.
+        InputError: The sizes are equal, or the framings are not.
     """
     import numpy as np
 
     if one.image_size == other.image_size:
         raise InputError(f"`--other` must have another image size, but got --other of {other.image_size} pixels again.")
+    if len({each.provenance.get("framing", "centre") for each in (one, other)}) > 1:  # before there was a choice
+        raise InputError(
+            "`--other` must be of networks that see photos as the others do, but one saw them whole and one their "
+            "centre. Record one again with --framing."
+        )
     small, large = sorted((one, other), key=lambda recording: recording.image_size)
     pairs = match(small.curves, large.curves)
     sizes = {"table": "sizes", "small": small.image_size, "large": large.image_size, "n": len(pairs)}

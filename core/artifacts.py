@@ -24,8 +24,8 @@ from pathlib import Path
 
 from core.durations import utc
 from core.errors import InputError, one_line
+from core.study_folder import STUDY_FORMAT as STUDY_FORMAT
 from core.study_folder import StudyFolder as StudyFolder
-from core.trials import FORMAT as FORMAT
 from core.trials import TrialRecord as TrialRecord
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -147,6 +147,29 @@ def _choose(kind: str, needed: int, device: torch.device, budget: int) -> tuple[
     return "ffcv" if HAVE_FFCV else "torch", f"{sizes}, only {limit}" + ("" if HAVE_FFCV else "; ffcv isn't installed")
 
 
+def decode_ahead(
+    manifest: Manifest,
+    frame: Frame,
+    *,
+    rows: npt.NDArray[np.int64],
+    device: torch.device,
+    kind: str,
+    memory: int,
+) -> None:
+    """Writes into the cache what a source of some kind will read from it; arguments as of `open_source`.
+
+    Raises:
+        InputError: As `open_source`.
+    """
+    chosen, _ = _choose(kind, len(np.unique(rows)) * frame.size**2 * 3, device, memory)
+    if chosen == "resident":
+        decode_once(manifest, frame)
+    elif chosen == "ffcv":
+        from core.beton import ensure_beton
+
+        ensure_beton(manifest, frame)
+
+
 def decode_once(manifest: Manifest, frame: Frame) -> Pixels:
     """All pixels, memory-mapped: from an array of our own, or from a beton where one has been written to be streamed.
 

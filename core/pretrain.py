@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=float, help="peak learning rate (default: 1e-3 for a batch of 256, in proportion)")
     parser.add_argument("--weight-decay", type=float, default=1e-4, help="decoupled, per step and unit of the rate")
     parser.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="default: what the weights want")
-    parser.add_argument("--framing", choices=FRAMINGS, default="whole", help="as of search.run (default: whole)")
+    parser.add_argument("--framing", choices=FRAMINGS, help="as of search.run (default: whole, or as it began)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop then; the same command continues")
     return parser
@@ -75,14 +75,16 @@ def main(args: argparse.Namespace) -> int:
     from core.archs import resolve_arch
     from core.device import describe_device, resolve_device
     from core.loaders import open_files
-    from core.pretrain_files import checkpoint_file, describe, refuse_differences, write_weights
+    from core.pretrain_files import begun_framing, checkpoint_file, describe, refuse_differences, write_weights
     from core.pretrain_study import find_study
     from core.pretraining import Pretraining, build_learner, refuse_what_does_not_fit
     from core.unlabelled import find_unlabelled
     from core.weights import resolve_weights
 
     device = resolve_device(args.device)
-    arch = dataclasses.replace(resolve_arch(args.arch), framing=args.framing)
+    checkpoint = checkpoint_file(args.out)
+    framing = args.framing or begun_framing(args.out) or begun_framing(checkpoint) or "whole"
+    arch = dataclasses.replace(resolve_arch(args.arch), framing=framing)
     if args.image_size is not None:
         arch = dataclasses.replace(arch, image_size=args.image_size)
     config = read_config(args, arch)
@@ -99,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
     with telling_what_is_too_large(args.batch_size, arch.image_size):
         if device.type == "cpu":  # a card says so itself
             refuse_what_does_not_fit(learner, views, arch.image_size)
-    facts, checkpoint = describe(config, arch, images, weights, study), checkpoint_file(args.out)
+    facts = describe(config, arch, images, weights, study)
     for file in filter(Path.exists, (args.out, checkpoint)):  # before anything is decoded
         refuse_differences(file, facts)
     if args.out.exists():
@@ -121,7 +123,8 @@ def main(args: argparse.Namespace) -> int:
             return EXIT_INTERRUPTED if stop_asked() else 0
         write_weights(args.out, training, images=images, weights=weights, study=study, facts=facts)
     checkpoint.unlink(missing_ok=True)
-    write(f"next: python -m search.run --arch {args.arch} --weights {shlex.quote(str(args.out))} …")
+    seen = "" if framing == "whole" else f" --framing {framing}"
+    write(f"next: python -m search.run --arch {args.arch} --weights {shlex.quote(str(args.out))}{seen} …")
     return 0
 
 

@@ -9,6 +9,7 @@ from core.archs import Arch
 from core.cli import write
 from core.errors import InputError, counted, few
 from core.files import read_metadata
+from core.framing import FRAMINGS, Framing
 from core.kept_apart import write_apart
 from core.pretrain_data import PretrainConfig
 from core.pretrain_study import Study
@@ -41,18 +42,31 @@ def checkpoint_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.checkpoint")
 
 
+def begun_framing(file: Path) -> Framing | None:
+    """What of a photo a pre-training sees that a file is of; None where it is of none, or is not there."""
+    if not file.exists():
+        return None
+    framing = {"framing": "centre", **facts}["framing"] if (facts := _read_facts(file)) else None
+    return framing if framing in FRAMINGS else None
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    """What `describe` gave; empty where a file is of nobody's making."""
+    try:
+        facts = json.loads(read_metadata(file).get(_KEY, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def refuse_differences(file: Path, facts: Mapping[str, str]) -> None:
     """Makes sure that a file is of the same pre-training.
 
     Raises:
         InputError: It is of another, or of none.
     """
-    try:
-        there = json.loads(read_metadata(file).get(_KEY, "{}"))
-    except (ValueError, RecursionError):  # of nobody's making
-        there = {}
-    now = json.loads(facts[_KEY])
-    if not isinstance(there, dict) or not there:
+    there, now = _read_facts(file), json.loads(facts[_KEY])
+    if not there:
         raise InputError(
             f"`--out` must be a new file, but {file} is there and is damaged or something else. Name another file, or "
             "remove that one."

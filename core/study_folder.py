@@ -17,8 +17,10 @@ from core.confirmed_folder import ConfirmedFolder
 from core.errors import InputError
 from core.files import read_csv, read_json, write_array, write_csv, write_json, write_tensors, written_aside
 from core.shapes import find_misfit
-from core.trials import COMPLETE_FILE, FORMAT, MODEL_FILE, TrialRecord, complete_fields, read_trial
+from core.trials import COMPLETE_FILE, MODEL_FILE, TrialRecord, complete_fields, read_trial
 
+# Of `study.json`; raised when an older reader could misread it: in 1 all networks saw the centre of photos.
+STUDY_FORMAT = 2
 TRIAL_FOLDER = re.compile(r"trial-([0-9]{4}|[1-9][0-9]{4,8})")  # a number has one name only
 CHECKPOINT_FILE = re.compile(r"trial-(\d{4,9})\.")  # how its name begins
 _SPLIT_COLUMNS = {"image", "label", "group", "split"}
@@ -49,9 +51,9 @@ class StudyFolder:
         study: dict[str, Any] = read_json(self.root / "study.json")
         if misfit := find_misfit(study, {"format": int}):
             raise InputError(f"{self.root / 'study.json'} must name its format, but {misfit}. Restore it.")
-        if study["format"] > FORMAT:
+        if study["format"] > STUDY_FORMAT:
             raise InputError(
-                f"A study must be of format {FORMAT} or older, but {self.name} has format={study['format']}. "
+                f"A study must be of format {STUDY_FORMAT} or older, but {self.name} has format={study['format']}. "
                 "Update this project, or use another folder with --studies."
             )
         return study
@@ -60,7 +62,7 @@ class StudyFolder:
         """Starts a study. `split_rows` have image, label, group, split; `study.json` is written last."""
         write_csv(self.root / "split.csv", split_rows)
         self._publish("split.csv")
-        write_json(self.root / "study.json", {"format": FORMAT, **study})
+        write_json(self.root / "study.json", {"format": STUDY_FORMAT, **study})
         self._publish("study.json")
 
     def read_split(self) -> list[dict[str, str]]:

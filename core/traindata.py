@@ -67,6 +67,7 @@ class TrainData:
         unlabelled: UnlabelledImages | None = None,
     ) -> "TrainData":
         """The train and validation parts of a split, their images from `source`, which shows them in `frame`."""
+        assert source.stored_size == frame.size, f"a source of {source.stored_size} pixels for {frame}"
         return cls(
             source=source,
             labels=manifest.labels,

@@ -14,7 +14,7 @@ from core.files import read_csv, read_json
 from core.npy import NpyError, read_npy
 from core.shapes import NUMBER, find_misfit
 
-FORMAT = 1  # of everything under `studies/`; raised when an older reader could misread it
+FORMAT = 1  # of trials; raised when an older reader could misread it
 STATES = ("complete", "pruned")
 MODEL_FILE = "model.safetensors"
 COMPLETE_FILE = "complete.json"  # written last

@@ -27,6 +27,7 @@ def describe_export(spec: EnsembleSpec, *, command: str, int8: dict[str, Any] | 
             "trial": member.trial,
             "arch": member.arch.full_name,
             "image_size": member.arch.image_size,
+            "framing": member.arch.framing,
             "networks": len(member.files),
             "weight": member.weight,
             "recall": member.recall,

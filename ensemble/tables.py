@@ -232,6 +232,7 @@ def configs(report: Report) -> Table:
     members = report.spec.members
     names = list(dict.fromkeys(name for member in members for name in member.config))
     rows = [(name, *(_short(member.config.get(name, "–")) for member in members)) for name in names]
+    rows.append(("framing", *(member.arch.framing for member in members)))
     rows.append(("networks", *(str(len(member.files)) for member in members)))
     rows.append(("best epoch", *(f"{member.best_epoch + 1}" for member in members)))
     return Table(("Setting", *(member.name for member in members)), rows)

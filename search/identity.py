@@ -9,7 +9,7 @@ import optuna
 
 from core.cli import command_line
 from core.durations import utc
-from core.errors import InputError, counted
+from core.errors import InputError, counted, shorten
 from core.framing import FRAMINGS, Framing
 from core.manifest import Manifest
 from core.splits import Split, joined_groups
@@ -95,7 +95,8 @@ def recorded_framing(study: Mapping[str, Any]) -> Framing:
     framing = study["arch"].get("framing", "centre")
     if framing not in FRAMINGS:
         raise InputError(
-            f"The framing of a study must be {' or '.join(FRAMINGS)}, but its study.json says {framing!r}. Restore it."
+            f"The framing of a study must be {' or '.join(FRAMINGS)}, but study.json of {study.get('name', 'it')} says "
+            f"{shorten(repr(framing))}. Restore it."
         )
     return framing  # type: ignore[no-any-return]
 

@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--framing",
         choices=FRAMINGS,
-        help="what of a photo is seen: whole, squeezed into a square, or its centre (default: whole)",
+        help="what of a photo is seen: whole, squeezed into a square, or its centre (default: whole, or as it began)",
     )
     parser.add_argument(
         "--search-size",

@@ -18,9 +18,9 @@ from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS
 from optuna.storages import BaseStorage
 
 from core.cli import stop_asked
-from core.device import available_cores
+from core.device import available_cores, free_memory
 from core.errors import InputError, one_line
-from core.loaders import decode_once
+from core.loaders import decode_ahead
 from core.pixels import ensure_array_of_files
 from search.crew import Crew
 from search.job import Job, Outcome, run_job
@@ -64,9 +64,15 @@ def run_workers(
     Raises:
         SearchFailedError: Too many trials fail, or too many workers die.
     """
-    if setup.settings.source != "torch":
-        decode_once(setup.manifest, setup.arch.frame)  # here, where its progress can be seen
-        if (pool := setup.unlabelled) is not None and setup.settings.device.type == "cpu":
+    settings = setup.settings
+    if settings.source != "torch":
+        # Here, where its progress can be seen.
+        memory = settings.memory.of(free_memory(settings.device)) // settings.workers
+        rows = setup.split.unsealed
+        decode_ahead(
+            setup.manifest, setup.arch.frame, rows=rows, device=settings.device, kind=settings.source, memory=memory
+        )
+        if (pool := setup.unlabelled) is not None and settings.device.type == "cpu":
             ensure_array_of_files(pool.files, pool.sha256, setup.arch.frame)
     study = open_study(storage, setup.folder.name)
     onlooker = Onlooker(setup, study, crew, goal, pictures, best=best)

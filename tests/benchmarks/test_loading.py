@@ -143,6 +143,7 @@ def test_plain_augmentation_keeps_shape_and_type_and_changes_between_calls(files
 
 
 def test_reflected_skin_takes_the_place_of_black_corners() -> None:
+    torch.manual_seed(0)
     white = torch.full((3, 64, 64), 255, dtype=torch.uint8)
     black = [
         sum((random_transforms(1.0, reflect=reflect)(white) == 0).float().mean().item() for _ in range(40)) / 40

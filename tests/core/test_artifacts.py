@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.artifacts import FORMAT, StudiesFolder, StudyFolder, TrialRecord
+from core.artifacts import STUDY_FORMAT, StudiesFolder, StudyFolder, TrialRecord
 from core.errors import InputError
 from core.files import written_aside
 
@@ -113,9 +113,9 @@ def test_probabilities_with_pickled_objects_are_not_read(study: StudyFolder) -> 
 
 def test_a_study_of_a_newer_format_is_refused(study: StudyFolder) -> None:
     study.write_study({"name": "mobilenet"}, [{"image": "a.jpg", "label": "nv", "group": "1", "split": "train"}])
-    assert study.read_study() == {"format": FORMAT, "name": "mobilenet"}
-    (study.root / "study.json").write_text(json.dumps({"format": FORMAT + 1}))
-    with pytest.raises(InputError, match=f"but mobilenet has format={FORMAT + 1}. Update this project"):
+    assert study.read_study() == {"format": STUDY_FORMAT, "name": "mobilenet"}
+    (study.root / "study.json").write_text(json.dumps({"format": STUDY_FORMAT + 1}))
+    with pytest.raises(InputError, match=f"but mobilenet has format={STUDY_FORMAT + 1}. Update this project"):
         study.read_study()
 
 

@@ -45,7 +45,15 @@ def random_weights(name: str) -> Weights:
 )
 def test_size_and_normalisation_come_from_the_weight_tag(name, timm_name, tag, image_size, normalisation):
     mean, std = normalisation
-    expected = Arch(name=name, timm_name=timm_name, image_size=image_size, mean=mean, std=std, weight_tag=tag)
+    expected = Arch(
+        name=name,
+        timm_name=timm_name,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        weight_tag=tag,
+        framing="whole",
+    )
     assert resolve_arch(name) == expected
 
 

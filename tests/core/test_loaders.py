@@ -26,7 +26,7 @@ from core.cache import cache_folder
 from core.errors import InputError
 from core.framing import Frame
 from core.images import load_image
-from core.loaders import Batch, BatchSource, open_files, open_source
+from core.loaders import Batch, BatchSource, decode_ahead, open_files, open_source
 from core.manifest import Manifest
 from core.sources import MappedSource, ResidentSource, TorchSource
 
@@ -167,6 +167,18 @@ def test_source_draws_no_random_numbers_and_keeps_the_threads(source: BatchSourc
     list(source.batches(order(6), batch_size=50))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == torch_threads
+
+
+@pytest.mark.parametrize(("kind", "written"), [("resident", ".npy"), pytest.param("ffcv", ".beton", marks=needs_ffcv)])
+def test_what_is_decoded_ahead_is_what_the_source_reads(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, written: str
+) -> None:
+    monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path))
+    decode_ahead(manifest, SMALL_FRAME, rows=np.arange(COUNT), device=CPU, kind=kind, memory=0)
+    files = [file for file in cache_folder("pixels").iterdir() if not file.name.startswith(".")]
+    assert [file.suffix for file in files] == [written]
+    open_source(manifest, frame=SMALL_FRAME, rows=np.arange(COUNT), device=CPU, kind=kind).close()
+    assert [file for file in cache_folder("pixels").iterdir() if not file.name.startswith(".")] == files
 
 
 @each_source

@@ -20,6 +20,7 @@ from core.demo import write_demo
 from core.errors import InputError
 from core.files import read_metadata, write_tensors
 from core.kept_apart import write_apart
+from core.pretrain_files import begun_framing
 from core.splits import split_manifest
 from core.unlabelled import held_out_rows, refuse_weights_that_know
 from core.weights import Weights, resolve_weights
@@ -242,3 +243,15 @@ def test_recorded_steps_give_the_weights_of_steps_that_are_not(images, tmp_path,
     assert pretrained(images, tmp_path / "launched.safetensors", *arguments) == 0
     hashes = {Weights.load(tmp_path / f"{name}.safetensors").hash for name in ("recorded", "launched")}
     assert len(hashes) == 1
+
+
+def test_a_pre_training_goes_on_seeing_of_photos_what_it_saw(tmp_path: Path) -> None:
+    assert begun_framing(tmp_path / "absent") is None
+    for name, facts, framing in (
+        ("before", '{"lr": 1}', "centre"),
+        ("whole", '{"framing": "whole"}', "whole"),
+        ("another", "[]", None),
+        ("odd", '{"framing": "half"}', None),
+    ):
+        write_tensors(tmp_path / name, {"a": torch.zeros(1)}, {"pretraining": facts})
+        assert begun_framing(tmp_path / name) == framing, name

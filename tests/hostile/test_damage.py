@@ -12,6 +12,7 @@ import pytest
 
 from core.artifacts import StudiesFolder
 from core.errors import InputError
+from core.study_folder import STUDY_FORMAT
 from core.trials import FORMAT
 from ensemble import predict
 from ensemble.members import choose_members
@@ -50,9 +51,13 @@ CHANGES: dict[str, tuple[str, Change, str]] = {
     "an empty study": (f"{STUDY}/study.json", lambda content: b"", "must be JSON, but it is damaged"),
     "half a study": (f"{STUDY}/study.json", lambda content: content[: len(content) // 2], "must be JSON"),
     "a study that is a list": (f"{STUDY}/study.json", lambda content: b"[]", "it is not an object"),
-    "a study of a newer version": (f"{STUDY}/study.json", put(format=FORMAT + 1), "Update this project"),
+    "a study of a newer version": (f"{STUDY}/study.json", put(format=STUDY_FORMAT + 1), "Update this project"),
     "lists within lists": (f"{STUDY}/study.json", lambda content: DEEP, "recursion"),
-    "a number of 5,000 digits": (f"{STUDY}/study.json", text('"format": 1', f'"format": {"9" * 5000}'), "digits"),
+    "a number of 5,000 digits": (
+        f"{STUDY}/study.json",
+        text('"format": 2', f'"format": {"9" * 5000}'),
+        "digits",
+    ),
     "a size of no image": (f"{STUDY}/study.json", text('"image_size": 32', '"image_size": -1'), "image.size"),
     "no weights": (f"{STUDY}/study.json", put(weights=[]), "study.json"),
     "an emptied split": (f"{STUDY}/split.csv", lambda content: b"", "split.csv"),
@@ -175,7 +180,7 @@ def test_a_journal_with_a_foreign_line_is_refused_and_kept(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (put(format=3), "Update this project"),
+        (put(format=4), "Update this project"),
         (lambda content: b"", "must be JSON"),
         (lambda content: DEEP, "must be JSON"),
         (put(classes=["a", "a"]), "classes must be two names or more, each once"),
