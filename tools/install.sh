@@ -77,7 +77,7 @@ create_venv() {
     "$python" -m venv "$VENV"
 }
 
-pip_install() { "$VENV/bin/python" -m pip install --no-compile --disable-pip-version-check --constraint constraints.txt "$@" >&2; }
+pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --constraint constraints.txt "$@" >&2; }
 
 # What ffcv's build links against. False, with a sentence, where it cannot be had.
 install_ffcv_libraries() {
