@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage
 from core.cli import stop_asked
 from core.device import available_cores, free_memory
 from core.errors import InputError, one_line
-from core.loaders import decode_ahead
+from core.loaders import decode_ahead, decode_once
 from core.pixels import ensure_array_of_files
 from search.crew import Crew
 from search.job import Job, Outcome, run_job
@@ -66,12 +66,7 @@ def run_workers(
     """
     settings = setup.settings
     if settings.source != "torch":
-        # Here, where its progress can be seen.
-        memory = settings.memory.of(free_memory(settings.device)) // settings.workers
-        rows = setup.split.unsealed
-        decode_ahead(
-            setup.manifest, setup.arch.frame, rows=rows, device=settings.device, kind=settings.source, memory=memory
-        )
+        _decode(setup)  # here, where its progress can be seen
         if (pool := setup.unlabelled) is not None and settings.device.type == "cpu":
             ensure_array_of_files(pool.files, pool.sha256, setup.arch.frame)
     study = open_study(storage, setup.folder.name)
@@ -87,6 +82,19 @@ def run_workers(
     if count_finished(study) >= goal.n_trials:
         return ""
     return onlooker.why or next((outcome.stopped for outcome in outcomes if outcome.stopped), "its workers have left")
+
+
+def _decode(setup: Setup) -> None:
+    """Writes what the workers will read into the cache."""
+    settings, manifest, frame = setup.settings, setup.manifest, setup.arch.frame
+    if settings.device.type != "cpu" and settings.source != "ffcv":
+        # How much fits a card can't be asked without a context there, which this process would hold to the end.
+        decode_once(manifest, frame)
+        return
+    memory = 0 if settings.source == "ffcv" else settings.memory.of(free_memory(settings.device)) // settings.workers
+    decode_ahead(
+        manifest, frame, rows=setup.split.unsealed, device=settings.device, kind=settings.source, memory=memory
+    )
 
 
 def refuse_backend(name: str) -> None:
