@@ -31,7 +31,7 @@ from benchmarks.reporting import RESULTS, finish, json_file
 from core.cli import Parser, Progress, natural_int, positive_int, progress, run, write
 from core.dataspec import add_data_arguments, read_data_arguments
 from core.errors import InputError, counted, few
-from core.framing import FRAMINGS
+from core.framing import EARLIER, FRAMINGS
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,8 @@ def main(args: argparse.Namespace) -> int:
     base = base_values(task, model, args.depth)
     depth = base["unfreeze_depth"]
     names = choose_changes(args.only, model, task.arch.timm_name, epochs=args.epochs, depth=depth)
-    names = [name for name in names if changed_arch(name, task.arch) != task.arch or name != CENTRE]
+    if args.framing == "centre":  # which is no change then
+        names = [name for name in names if name != CENTRE]
     configs = [config_of(task, args.epochs, base, change) for change in (BASE, *names)]  # refused now or never
     recording = Recording(args.recording or RECORDINGS / name, describe(args, device, task, base))
     missing = [
@@ -148,7 +149,7 @@ class Recording:
         if not file.is_file():
             return
         content = read_json(file)
-        known = {"framing": "centre", **content.get("provenance", {})}  # before there was a choice
+        known = {"framing": EARLIER, **content.get("provenance", {})}
         if differing := [name for name in provenance if known.get(name) != provenance[name]]:
             raise InputError(
                 f"`--recording` must be a new file or one of the same setting, but in {file} these differ: "

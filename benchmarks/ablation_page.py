@@ -11,6 +11,7 @@ from benchmarks.ablation_table import markdown
 from benchmarks.pages import DOCS, Result, page_parser, write_page
 from core.cli import run
 from core.errors import counted
+from core.framing import recorded_framing
 
 _HEAD = """# Ablations
 
@@ -41,9 +42,9 @@ def page(results: Sequence[Result]) -> str:
 def _section(result: Result) -> str:
     setting, *rows = result["rows"]
     base = ", ".join(f"{name}={value}" for name, value in setting["base"].items())
-    framing, command = setting.get("framing", "centre"), result["command"]
-    if "framing" not in setting:  # before there was a choice
-        command += " --framing centre"
+    framing, command = recorded_framing(setting), result["command"]
+    if "framing" not in setting:  # it ran when there was no choice
+        command += f" --framing {framing}"
     machine, learning = result["machine"], counted(setting["base"]["unfreeze_depth"], "block")
     where = machine.get("gpu") or f"{machine['cpu']}, {counted(setting['threads'], 'thread')}"
     return (

@@ -15,7 +15,7 @@ from benchmarks.reporting import json_file
 from core.cli import Parser, natural_int, positive_int, run, write
 from core.dataspec import add_data_arguments, read_data_arguments
 from core.errors import InputError
-from core.framing import FRAMINGS
+from core.framing import EARLIER, FRAMINGS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     content: dict[str, Any] = {"provenance": provenance, "trials": []}
     if args.out.is_file():
         content = read_json(args.out)
-        known = {"framing": "centre", **content["provenance"]}  # before there was a choice
+        known = {"framing": EARLIER, **content["provenance"]}
         if any(known[name] != provenance[name] for name in ("fixed", "framing", "train_images")):
             raise InputError(
                 f"`--out` must be a new file or one of the same settings, but got {args.out}. Choose another."

@@ -11,6 +11,7 @@ from benchmarks.recording import Curve, Recording
 from benchmarks.reporting import interval
 from core.cli import write
 from core.errors import InputError, counted
+from core.framing import recorded_framing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,7 @@ def compare_sizes(one: Recording, other: Recording, *, resamples: int, seed: int
 
     if one.image_size == other.image_size:
         raise InputError(f"`--other` must have another image size, but got --other of {other.image_size} pixels again.")
-    if len({each.provenance.get("framing", "centre") for each in (one, other)}) > 1:  # before there was a choice
+    if recorded_framing(one.provenance) != recorded_framing(other.provenance):
         raise InputError(
             "`--other` must be of networks that see photos as the others do, but one saw them whole and one their "
             "centre. Record one again with --framing."

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from core.errors import InputError
-from core.framing import Frame, Framing
+from core.framing import DEFAULT, EARLIER, Frame, Framing
 
 # timm takes seconds to import and --help must not: it is imported inside functions.
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Arch:
         mean: Mean of each channel, red first, of pixels scaled to 0-1.
         std: Standard deviation of each channel, likewise.
         weight_tag: timm's tag of the pretrained weights; None where timm knows none.
-        framing: What of a photo it sees. Studies and ensembles from before there was a choice don't say: ``centre``.
+        framing: What of a photo it sees. Studies and ensembles from before there was a choice don't say.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Arch:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     weight_tag: str | None
-    framing: Framing = "centre"
+    framing: Framing = EARLIER
 
     @property
     def frame(self) -> Frame:
@@ -78,7 +78,7 @@ def resolve_arch(name: str) -> Arch:
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         weight_tag=cfg.tag,
-        framing="whole",
+        framing=DEFAULT,
     )
 
 

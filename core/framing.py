@@ -1,17 +1,26 @@
 """How a photo, which is rarely a square, becomes the square that is kept of it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 Framing = Literal["whole", "centre"]
-FRAMINGS: tuple[str, ...] = get_args(Framing)
+FRAMINGS: tuple[Framing, ...] = get_args(Framing)
+DEFAULT: Framing = "whole"  # of whatever begins now
+EARLIER: Framing = "centre"  # of whatever doesn't say, since it is from before there was a choice
 SHOWN: dict[Framing, str] = {  # for people
     "whole": "whole, squeezed into a square",
     "centre": "the largest square around the centre",
 }
 # Zoom and rotation need pixels beyond the ones that the model sees (docs/decisions/0001).
 _STORED_SCALE = 1.15
+
+
+def recorded_framing(fields: Mapping[str, Any]) -> Framing | None:
+    """What a file's fields say of the framing; None if that is none."""
+    said = fields.get("framing", EARLIER)
+    return next((framing for framing in FRAMINGS if framing == said), None)
 
 
 def stored_size(image_size: int) -> int:

@@ -28,7 +28,7 @@ from core.cli import (
 )
 from core.dataspec import DataSpec, add_column_arguments, read_data_arguments
 from core.errors import InputError, counted
-from core.framing import FRAMINGS
+from core.framing import DEFAULT, FRAMINGS
 
 # torch and timm take seconds to import and --help must not: they come after the parsing.
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
 
     device = resolve_device(args.device)
     checkpoint = checkpoint_file(args.out)
-    framing = args.framing or begun_framing(args.out) or begun_framing(checkpoint) or "whole"
+    framing = args.framing or begun_framing(args.out) or begun_framing(checkpoint) or DEFAULT
     arch = dataclasses.replace(resolve_arch(args.arch), framing=framing)
     if args.image_size is not None:
         arch = dataclasses.replace(arch, image_size=args.image_size)
@@ -123,7 +123,7 @@ def main(args: argparse.Namespace) -> int:
             return EXIT_INTERRUPTED if stop_asked() else 0
         write_weights(args.out, training, images=images, weights=weights, study=study, facts=facts)
     checkpoint.unlink(missing_ok=True)
-    seen = "" if framing == "whole" else f" --framing {framing}"
+    seen = "" if framing == DEFAULT else f" --framing {framing}"
     write(f"next: python -m search.run --arch {args.arch} --weights {shlex.quote(str(args.out))}{seen} …")
     return 0
 

@@ -9,7 +9,7 @@ from core.archs import Arch
 from core.cli import write
 from core.errors import InputError, counted, few
 from core.files import read_metadata
-from core.framing import FRAMINGS, Framing
+from core.framing import EARLIER, Framing, recorded_framing
 from core.kept_apart import write_apart
 from core.pretrain_data import PretrainConfig
 from core.pretrain_study import Study
@@ -46,8 +46,7 @@ def begun_framing(file: Path) -> Framing | None:
     """What of a photo a pre-training sees that a file is of; None where it is of none, or is not there."""
     if not file.exists():
         return None
-    framing = {"framing": "centre", **facts}["framing"] if (facts := _read_facts(file)) else None
-    return framing if framing in FRAMINGS else None
+    return recorded_framing(facts) if (facts := _read_facts(file)) else None
 
 
 def _read_facts(file: Path) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def refuse_differences(file: Path, facts: Mapping[str, str]) -> None:
             f"`--out` must be a new file, but {file} is there and is damaged or something else. Name another file, or "
             "remove that one."
         )
-    there = {"framing": "centre", **there}  # before there was a choice
+    there = {"framing": EARLIER, **there}
     if differing := [name for name in {**there, **now} if there.get(name) != now.get(name)]:
         raise InputError(
             f"`--out` must be a new file, or one of the same images and settings, but in {file} these differ: "

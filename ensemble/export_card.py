@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from core.errors import InputError, one_line, shorten
 from core.files import parse_json
-from core.framing import FRAMINGS, Frame, Framing
+from core.framing import FRAMINGS, Frame, Framing, recorded_framing
 from core.shapes import NUMBER, find_misfit
 from ensemble.operating import OperatingPoint
 
@@ -140,9 +140,8 @@ class ExportCard:
 
 
 def _read_input(fields: dict[str, Any], where: str) -> Input:
-    framing = fields.get("framing", "centre")
-    if framing not in FRAMINGS:
-        raise _damaged(where, f"the framing of an input must be {' or '.join(FRAMINGS)}, but is {framing}")
+    if (framing := recorded_framing(fields)) is None:
+        raise _damaged(where, f"the framing of an input must be {' or '.join(FRAMINGS)}, but is {fields['framing']}")
     return Input(name=fields["name"], size=fields["size"], framing=framing)
 
 

@@ -47,14 +47,13 @@ class EnsembleGraph(nn.Module):
     def forward(self, *pixels_NSSC: Tensor) -> Tensor:
         """Probabilities (N, C), rows summing to 1, of uint8 pixels (N, S, S, 3), one tensor for each of `frames`."""
         images = dict(zip(self.frames, pixels_NSSC, strict=True))
-        scaled: dict[tuple[Frame, int], Tensor] = {}  # members that see the same share the scaling
+        scaled: dict[Frame, Tensor] = {}  # members that see the same share the scaling
         voted_NC = None
         for place, (member, share) in enumerate(zip(self.members, self._shares, strict=True)):
             arch = cast(_MemberGraph, member).arch
-            seen = (arch.frame, arch.image_size)
-            if seen not in scaled:
-                scaled[seen] = scale(images[arch.frame], arch.image_size)
-            told_NC = _corrected(member(scaled[seen]), self.get_buffer(f"_factors_{place}"))
+            if arch.frame not in scaled:
+                scaled[arch.frame] = scale(images[arch.frame], arch.image_size)
+            told_NC = _corrected(member(scaled[arch.frame]), self.get_buffer(f"_factors_{place}"))
             part_NC = share * (_logs(told_NC) if self.spec.rule.vote == "geometric" else told_NC)
             voted_NC = part_NC if voted_NC is None else voted_NC + part_NC
         assert voted_NC is not None, "an ensemble has members"

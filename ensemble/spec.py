@@ -12,7 +12,7 @@ from typing import Any, Self
 from core.archs import LARGEST_SIZE, SMALLEST_SIZE, Arch
 from core.errors import InputError, one_line, shorten
 from core.files import read_json, write_json
-from core.framing import FRAMINGS
+from core.framing import FRAMINGS, recorded_framing
 from core.shapes import NUMBER, find_misfit
 from ensemble.decision import PLAIN, Rule
 from ensemble.operating import OperatingPoint
@@ -232,7 +232,7 @@ def read_arch(fields: Any) -> Arch:
         raise TypeError(f"arch: it must be a timm model, but is {fields['timm_name']}")
     if not SMALLEST_SIZE <= fields["image_size"] <= LARGEST_SIZE:
         raise TypeError(f"arch: image_size must be {SMALLEST_SIZE} to {LARGEST_SIZE:,} pixels")
-    if fields.get("framing", "centre") not in FRAMINGS:
+    if recorded_framing(fields) is None:
         raise TypeError(f"arch: framing must be {' or '.join(FRAMINGS)}, but is {fields['framing']}")
     if len(fields["mean"]) != 3 or len(fields["std"]) != 3 or not min(fields["std"]) > 0:
         raise TypeError("arch: mean and std must be three numbers each, those of std above 0")

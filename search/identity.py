@@ -10,7 +10,7 @@ import optuna
 from core.cli import command_line
 from core.durations import utc
 from core.errors import InputError, counted, shorten
-from core.framing import FRAMINGS, Framing
+from core.framing import FRAMINGS, Framing, recorded_framing
 from core.manifest import Manifest
 from core.splits import Split, joined_groups
 from core.versions import installed_versions
@@ -86,19 +86,18 @@ def refuse_other(setup: "Setup") -> None:
         )
 
 
-def recorded_framing(study: Mapping[str, Any]) -> Framing:
-    """What of a photo a study's networks see, as its `study.json` says; before there was a choice it said nothing.
+def framing_of(study: Mapping[str, Any]) -> Framing:
+    """What of a photo a study's networks see, as its `study.json` says.
 
     Raises:
         InputError: It says something else.
     """
-    framing = study["arch"].get("framing", "centre")
-    if framing not in FRAMINGS:
+    if (framing := recorded_framing(study["arch"])) is None:
         raise InputError(
             f"The framing of a study must be {' or '.join(FRAMINGS)}, but study.json of {study.get('name', 'it')} says "
-            f"{shorten(repr(framing))}. Restore it."
+            f"{shorten(repr(study['arch']['framing']))}. Restore it."
         )
-    return framing  # type: ignore[no-any-return]
+    return framing
 
 
 def describe_study(setup: "Setup") -> dict[str, Any]:
@@ -239,7 +238,7 @@ def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[
     return {
         "architecture": (study["arch"]["timm_name"], study["arch"]["timm_name"]),
         "image size": (study["arch"]["image_size"], str(study["arch"]["image_size"])),
-        "framing": (recorded_framing(study), recorded_framing(study)),
+        "framing": (framing_of(study), framing_of(study)),
         "data": (data["fingerprint"], f"{counted(data['images'], 'image')} with fingerprint {data['fingerprint'][:8]}"),
         "split": (
             tuple(split[part] for part in _PARTS),

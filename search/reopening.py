@@ -17,7 +17,7 @@ from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.unlabelled import refuse_weights_that_know
 from core.weights import Weights, resolve_weights
-from search.identity import recorded_framing, split_rows
+from search.identity import framing_of, split_rows
 
 _STUDY = {
     "arch": {"name": str, "timm_name": str, "image_size": int},
@@ -123,7 +123,7 @@ def reopen(
     refuse_weights_that_know(weights, manifest, every, parts=f"what folds of {folder.name} hold out", way_out=way_out)
     return Reopened(
         folder=folder,
-        arch=dataclasses.replace(arch, image_size=info["arch"]["image_size"], framing=recorded_framing(info)),
+        arch=dataclasses.replace(arch, image_size=info["arch"]["image_size"], framing=framing_of(info)),
         manifest=manifest,
         split=split,
         rows=rows,

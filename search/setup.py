@@ -21,7 +21,7 @@ from core.datasets import load_manifest
 from core.dataspec import DataSpec
 from core.demo import VERSION, write_demo
 from core.errors import InputError
-from core.framing import Framing
+from core.framing import DEFAULT, Framing
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
 from core.shapes import find_misfit
@@ -30,7 +30,7 @@ from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
 from core.unlabelled import Unlabelled, find_unlabelled, held_out_rows, leave_out, refuse_weights_that_know
 from core.uses import least_depth
 from core.weights import Weights, resolve_weights
-from search.identity import recorded_framing
+from search.identity import framing_of
 from search.leases import Leases
 from search.resources import Resources
 from search.space import Space, build_space, with_unlabelled
@@ -277,8 +277,8 @@ def find_framing(settings: Settings, folders: Sequence[StudyFolder]) -> Framing:
             study = folder.read_study()
             if misfit := find_misfit(study, {"arch": {"timm_name": str}}):
                 raise InputError(f"{folder.root / 'study.json'} must tell of its backbone, but {misfit}. Restore it.")
-            return recorded_framing(study)
-    return "whole"
+            return framing_of(study)
+    return DEFAULT
 
 
 def find_weights(settings: Settings, arch: Arch, folders: Sequence[StudyFolder]) -> Weights:
