@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,8 @@ def main(args: argparse.Namespace) -> int:
     names = choose_changes(args.only, model, task.arch.timm_name, epochs=args.epochs, depth=depth)
     if args.framing == "centre":  # which is no change then
         names = [name for name in names if name != CENTRE]
-    configs = [config_of(task, args.epochs, base, change) for change in (BASE, *names)]  # refused now or never
+    values = values_of(args, task, (BASE, *names))
+    configs = [config_of(task, args.epochs, base, each) for each in values.values()]  # refused now or never
     recording = Recording(args.recording or RECORDINGS / name, describe(args, device, task, base))
     missing = [
         (seed, change) for seed in range(args.seeds) for change in (BASE, *names) if not recording.holds(seed, change)
@@ -115,6 +117,11 @@ def open_seed(args: argparse.Namespace, seed: int) -> "Task":
         val_images=args.val_images,
         seed=seed,
     )
+
+
+def values_of(args: argparse.Namespace, task: "Task", names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each change sets."""
+    return {name: changed_values(name, image_size=task.arch.image_size, epochs=args.epochs) for name in names}
 
 
 def describe(args: argparse.Namespace, device: "torch.device", task: "Task", base: dict[str, Any]) -> dict[str, Any]:
@@ -184,16 +191,15 @@ def measure_seed(
     if not names:
         return
     task = open_seed(args, seed)
-    configs = {name: config_of(task, args.epochs, base, name) for name in names}
-    archs = {name: changed_arch(name, task.arch) for name in names}
+    values = values_of(args, task, names)
+    archs = {name: changed_arch(task.arch, values[name]) for name in names}
     for arch in sorted(set(archs.values()), key=lambda arch: arch.frame):
         trainer = open_trainer(dataclasses.replace(task, arch=arch), device, activations=None)
         try:
-            for name, config in configs.items():
-                if archs[name] == arch:
-                    values = changed_values(name, task.arch.image_size)
-                    recording.add({"seed": seed, "name": name, "values": values, **measure(trainer, config)})
-                    bar.advance()
+            for name in (name for name in names if archs[name] == arch):
+                config = config_of(task, args.epochs, base, values[name])
+                recording.add({"seed": seed, "name": name, "values": values[name], **measure(trainer, config)})
+                bar.advance()
         finally:
             trainer.data.source.close()
 

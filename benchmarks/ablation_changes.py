@@ -1,6 +1,6 @@
 """What benchmarks.ablation changes, one at a time: each costs what the base costs, unless its name says otherwise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from core.classifier import Classifier
 
 BASE = "base"
-LARGER = "size-1.5"  # the one change that costs more
+LARGER, LONGER = "size-1.5", "epochs-2"  # the two changes that cost more
 CENTRE = "framing-centre"  # what studies from before there was a choice see
 _OF_ARCH = ("image_size", "framing")
 _STEP = 32  # pixels: what strides of most networks divide
@@ -50,26 +50,29 @@ CHANGES: dict[str, dict[str, Any]] = {
     "patience-2": {"patience": 2},
     "augment-0.5": {"augment_strength": 0.5},
     "augment-1.5": {"augment_strength": 1.5},
-    LARGER: {},  # depends on the base's
+    LARGER: {},  # these two depend on the base's
+    LONGER: {},
     CENTRE: {"framing": "centre"},
 }
 
 
-def changed_values(name: str, image_size: int) -> dict[str, Any]:
+def changed_values(name: str, *, image_size: int, epochs: int) -> dict[str, Any]:
     """The fields of `TrainConfig` that a change sets, or of the backbone.
 
     Args:
         name: Of the change; the base changes nothing.
         image_size: The base's, pixels.
+        epochs: The base's.
     """
     if name == LARGER:
         return {"image_size": max(round(1.5 * image_size / _STEP), image_size // _STEP + 1) * _STEP}
+    if name == LONGER:
+        return {"epochs": 2 * epochs}
     return CHANGES.get(name, {})
 
 
-def changed_arch(name: str, arch: "Arch") -> "Arch":
-    """The backbone as a change has it."""
-    values = changed_values(name, arch.image_size)
+def changed_arch(arch: "Arch", values: Mapping[str, Any]) -> "Arch":
+    """The backbone as what a change sets has it."""
     return replace(arch, **{field: values[field] for field in _OF_ARCH if field in values})
 
 
@@ -120,7 +123,7 @@ def base_values(task: "Task", model: "Classifier", depth: int | None) -> dict[st
     return space.known_good | ({} if depth is None else {"unfreeze_depth": depth})
 
 
-def config_of(task: "Task", epochs: int, base: dict[str, Any], name: str) -> TrainConfig:
-    """The config of a change."""
-    values = changed_values(name, task.arch.image_size)
-    return task.config(epochs, **{**base, **{field: value for field, value in values.items() if field != "framing"}})
+def config_of(task: "Task", epochs: int, base: Mapping[str, Any], values: Mapping[str, Any]) -> TrainConfig:
+    """The config that what a change sets makes of the base's."""
+    fields = {field: value for field, value in values.items() if field != "framing"}
+    return task.config(fields.pop("epochs", epochs), **{**base, **fields})

@@ -16,10 +16,10 @@ from core.framing import recorded_framing
 _HEAD = """# Ablations
 
 Written by `python -m benchmarks.ablation_page` from `benchmarks/results/ablation-*.json`; decision 20 has the reasons
-for what is measured. Each change is made alone, to the first trial of a search, at the same number of epochs. Gains are
-points of macro recall on validation, judged as a trial is (`argmax p / prior`, best epoch), paired within seeds; a seed
-draws the split of train and validation, by lesion, and the run. The interval is Student's over seeds. The test part
-stays sealed.
+for what is measured. Each change is made alone, to the first trial of a search. Gains are points of macro recall on
+validation, judged as a trial is (`argmax p / prior`, best epoch), paired within seeds; a seed draws the split of train
+and validation, by lesion, and the run. The intervals in brackets, 95 %, are Student's over seeds. The best of many
+epochs is in part luck, which the gain at the last epoch leaves out. The test part stays sealed.
 
 A search draws a change only if its interval lies above 0. Of forty changes that do nothing, one does by chance."""
 

@@ -41,11 +41,13 @@ def compare(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Row
         }
         if pairs:
             gains_S = [change["recall"] - base["recall"] for change, base in pairs]
+            last_gains_S = [change["recalls"][-1] - base["recalls"][-1] for change, base in pairs]
             low, high = student_interval(gains_S)
             row |= {
                 **_means([change for change, _ in pairs]),
                 "gain": statistics.mean(gains_S),
                 "gains": gains_S,
+                "last_gains": last_gains_S,
                 "low": low,
                 "high": high,
                 "cost": statistics.median(change["seconds"] / base["seconds"] for change, base in pairs),
@@ -63,23 +65,29 @@ def markdown(rows: Sequence[Row]) -> str:
     """The table for people: gains in points of macro recall, the surest first."""
     base, *changes = rows
     lines = [
-        "| change | sets | recall | gain, points | 95 % interval | better in | seconds |",
+        "| change | sets | recall | gain, points | better in | gain at the last epoch | seconds |",
         "|---|---|---:|---:|---:|---:|---:|",
         f"| {BASE} | | {base['recall']:.3f} | | | | 1 |",
     ]
     for row in sorted(changes, key=lambda row: -float(row.get("gain", -1))):
         values = ", ".join(f"{name}={value}" for name, value in row["values"].items())
         if "gain" not in row:
-            lines.append(f"| {row['name']} | {values} | | | | 0 of {row['failed']}, all failed | |")
+            lines.append(f"| {row['name']} | {values} | | | 0 of {row['failed']}, all failed | | |")
             continue
-        between = "" if row["low"] is None else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
         better = sum(gain > 0 for gain in row["gains"])
         failed = f", {row['failed']} failed" if row["failed"] else ""
         lines.append(
-            f"| {row['name']} | {values} | {row['recall']:.3f} | {100 * row['gain']:+.1f} | {between} | "
-            f"{better} of {row['n']}{failed} | {row['cost']:.2f} × |"
+            f"| {row['name']} | {values} | {row['recall']:.3f} | {_points(row['gains'])} | "
+            f"{better} of {row['n']}{failed} | {_points(row['last_gains'])} | {row['cost']:.2f} × |"
         )
     return "\n".join(lines)
+
+
+def _points(gains_S: Sequence[float]) -> str:
+    """Mean and interval, in points of recall."""
+    low, high = student_interval(gains_S)
+    between = "" if low is None or high is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{100 * statistics.mean(gains_S):+.1f}{between}"
 
 
 def _means(runs: Sequence[Mapping[str, Any]]) -> Row:

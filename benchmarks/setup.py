@@ -174,7 +174,7 @@ def open_trainer(
     return Trainer(
         arch=task.arch,
         weights=task.weights,
-        data=TrainData.of(task.manifest, task.split, opened, task.arch.frame),
+        data=TrainData.of(task.manifest, task.split, opened),
         device=device,
         seed=task.seed,
         activations=activations,

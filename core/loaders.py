@@ -61,9 +61,8 @@ def open_source(
     if kind not in KINDS:
         raise InputError(f"`kind` must be one of {', '.join(KINDS)}, but got kind={kind!r}. Choose one of them.")
     assert rows.size == 0 or (rows.min() >= 0 and rows.max() < len(manifest)), "rows that the manifest doesn't have"
-    size = frame.size
     budget = MEMORY.of(free_memory(device)) if memory is None else memory
-    chosen, why = _choose(kind, len(np.unique(rows)) * size * size * 3, device, budget)
+    chosen, why = _choose(kind, len(np.unique(rows)) * frame.size**2 * 3, device, budget)
     _log.info("batches come from the %s source: %s", chosen, why)
     if chosen == "ffcv":
         return FfcvSource(manifest, rows, frame=frame, device=device)
@@ -72,8 +71,8 @@ def open_source(
         return TorchSource(files, manifest.labels, rows, frame=frame, device=device)
     pixels = decode_once(manifest, frame)
     if device.type == "cpu":
-        return MappedSource(pixels, manifest.labels, rows, stored_size=size)
-    return ResidentSource(pixels, manifest.labels, rows, stored_size=size, device=device)
+        return MappedSource(pixels, manifest.labels, rows, frame=frame)
+    return ResidentSource(pixels, manifest.labels, rows, frame=frame, device=device)
 
 
 def open_files(
@@ -101,8 +100,8 @@ def open_files(
     Raises:
         InputError: Some cannot be decoded, all of which are named, or the cache has no room.
     """
-    size, rows = frame.size, np.arange(len(paths), dtype=np.int64)
-    labels, needed = np.full_like(rows, -1), len(paths) * size * size * 3
+    rows = np.arange(len(paths), dtype=np.int64)
+    labels, needed = np.full_like(rows, -1), len(paths) * frame.size**2 * 3
     on_device = MEMORY.of(free_memory(device)) if memory is None else memory
     here = torch.device("cpu")
     # Mapped pixels take no memory that others need.
@@ -115,8 +114,8 @@ def open_files(
     else:
         pixels = read_array(ensure_array_of_files(paths, sha256, frame))
     if device == here:
-        return MappedSource(pixels, labels, rows, stored_size=size)
-    return ResidentSource(pixels, labels, rows, stored_size=size, device=device)
+        return MappedSource(pixels, labels, rows, frame=frame)
+    return ResidentSource(pixels, labels, rows, frame=frame, device=device)
 
 
 def _choose(kind: str, needed: int, device: torch.device, budget: int) -> tuple[str, str]:
@@ -202,7 +201,7 @@ class FfcvSource(BatchSource):
                 "`kind` must be resident or torch where ffcv cannot be imported, but got kind='ffcv'. "
                 "Choose one of them, or install ffcv with make."
             )
-        super().__init__(rows, stored_size=frame.size, device=device)
+        super().__init__(rows, frame=frame, device=device)
         self._loader = _compiled_loader(ensure_beton(manifest, frame), device)
         self._epochs: set[Any] = set()
 

@@ -49,7 +49,7 @@ class BatchSource(ABC):
 
     Attributes:
         name: Kind of the source: resident, ffcv or torch.
-        stored_size: S, pixels.
+        frame: What is seen of a photo; its size is S.
         device: Where the batches are.
         held: Bytes of the device's memory that the source keeps.
     """
@@ -57,15 +57,15 @@ class BatchSource(ABC):
     name: str
     held: int = 0
 
-    def __init__(self, rows: npt.NDArray[np.int64], *, stored_size: int, device: torch.device) -> None:
+    def __init__(self, rows: npt.NDArray[np.int64], *, frame: Frame, device: torch.device) -> None:
         """Opens a source.
 
         Args:
             rows: The only rows that may ever be asked for; any order, repeats don't matter.
-            stored_size: S, pixels.
+            frame: What is seen of a photo.
             device: Where the batches shall be.
         """
-        self.stored_size = stored_size
+        self.frame = frame
         self.device = device
         self._rows = np.unique(rows)
         self._closed = False
@@ -125,7 +125,7 @@ class ResidentSource(BatchSource):
         labels: npt.NDArray[np.int64],
         rows: npt.NDArray[np.int64],
         *,
-        stored_size: int,
+        frame: Frame,
         device: torch.device,
     ) -> None:
         """Copies the pixels of `rows`, and of no other, to the device.
@@ -134,13 +134,13 @@ class ResidentSource(BatchSource):
             pixels: Images by row.
             labels: int64, by row.
             rows: The rows to keep.
-            stored_size: S, pixels.
+            frame: What `pixels` show of a photo.
             device: Where to keep them.
         """
-        super().__init__(rows, stored_size=stored_size, device=device)
-        self.held = len(self._rows) * stored_size**2 * 3
+        super().__init__(rows, frame=frame, device=device)
+        self.held = len(self._rows) * frame.size**2 * 3
         # Flat samples are gathered as one copy each.
-        self._flat = torch.empty((len(self._rows), stored_size**2 * 3), dtype=torch.uint8, device=device)
+        self._flat = torch.empty((len(self._rows), frame.size**2 * 3), dtype=torch.uint8, device=device)
         self._labels = torch.from_numpy(labels[self._rows]).to(device)
         with cli.progress(f"pixels to {device.type}", len(self._rows)) as bar:
             for start in range(0, len(self._rows), _GATHER_CHUNK):
@@ -153,7 +153,7 @@ class ResidentSource(BatchSource):
         # One transfer an epoch instead of one a batch.
         places = torch.from_numpy(np.searchsorted(self._rows, rows)).to(self.device)
         rows_on_device = torch.from_numpy(rows).to(self.device)
-        side = self.stored_size
+        side = self.frame.size
         for start in range(0, len(rows), batch_size):
             part = places[start : start + batch_size]
             images = self._flat.index_select(0, part).view(-1, side, side, 3).permute(0, 3, 1, 2)
@@ -170,7 +170,7 @@ class MappedSource(BatchSource):
     name = "resident"
 
     def __init__(
-        self, pixels: Pixels, labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], *, stored_size: int
+        self, pixels: Pixels, labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], *, frame: Frame
     ) -> None:
         """Copies nothing.
 
@@ -178,16 +178,16 @@ class MappedSource(BatchSource):
             pixels: Images by row.
             labels: int64, by row.
             rows: The rows that may be asked for.
-            stored_size: S, pixels.
+            frame: What `pixels` show of a photo.
         """
-        super().__init__(rows, stored_size=stored_size, device=torch.device("cpu"))
-        self.held = len(self._rows) * stored_size**2 * 3
+        super().__init__(rows, frame=frame, device=torch.device("cpu"))
+        self.held = len(self._rows) * frame.size**2 * 3
         self._pixels: Pixels | None = pixels
         self._labels = labels
 
     def _batches(self, rows: npt.NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
         assert self._pixels is not None, "checked by batches()"
-        side = self.stored_size
+        side = self.frame.size
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             images = np.empty((len(part), side, side, 3), dtype=np.uint8)
@@ -226,7 +226,7 @@ class TorchSource(BatchSource):
             device: Where the batches shall be.
             workers: Processes that decode, 0 for this one; by default all cores, and 0 for few images.
         """
-        super().__init__(rows, stored_size=frame.size, device=device)
+        super().__init__(rows, frame=frame, device=device)
         self._dataset = _Files([str(file) for file in files], frame)
         self._labels = labels
         if workers is None:

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from core.checkpoint import RunState
-from core.framing import Frame
 from core.manifest import Manifest
 from core.pixels import pixels_key
 from core.semisupervised import UnlabelledImages
@@ -63,18 +62,16 @@ class TrainData:
         manifest: Manifest,
         split: Split,
         source: BatchSource,
-        frame: Frame,
         unlabelled: UnlabelledImages | None = None,
     ) -> "TrainData":
-        """The train and validation parts of a split, their images from `source`, which shows them in `frame`."""
-        assert source.stored_size == frame.size, f"a source of {source.stored_size} pixels for {frame}"
+        """The train and validation parts of a split, their images from `source`."""
         return cls(
             source=source,
             labels=manifest.labels,
             train_rows=split.train,
             val_rows=split.val,
             classes=manifest.classes,
-            pixels=pixels_key(manifest, frame),
+            pixels=pixels_key(manifest, source.frame),
             unlabelled=unlabelled,
         )
 

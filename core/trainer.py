@@ -74,6 +74,7 @@ class Trainer:
         activations: Activations | None = None,
         checkpoint_share: float = CHECKPOINT_SHARE,
     ) -> None:
+        assert data.source.frame == arch.frame, f"a source of {data.source.frame} for {arch}"
         self.arch, self.data, self.device, self.seed = arch, data, device, seed
         self.checkpoint_share = checkpoint_share
         keep_freed_memory(device)

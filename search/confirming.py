@@ -89,7 +89,7 @@ class Confirmation:
         """Opens the pixels and builds the model. The test rows' pixels stay closed."""
         study, rows_N = self.plan.study, self.plan.rows_N
         opened = resources.open(study.manifest, study.arch, rows_N)
-        data = TrainData.of(study.manifest, study.split, opened.source, study.arch.frame)
+        data = TrainData.of(study.manifest, study.split, opened.source)
         with opened.source:
             yield Refitter(
                 arch=study.arch,

@@ -157,7 +157,7 @@ class Setup:
         return Trainer(
             arch=self.arch,
             weights=self.weights,
-            data=TrainData.of(self.manifest, self.split, opened.source, self.arch.frame, opened.unlabelled),
+            data=TrainData.of(self.manifest, self.split, opened.source, opened.unlabelled),
             device=settings.device,
             seed=settings.seed,
             activations=opened.activations,

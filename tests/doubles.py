@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from core.framing import DEFAULT, Frame
 from core.sources import Batch, BatchSource
 
 CPU = torch.device("cpu")
@@ -16,7 +17,7 @@ class ArraySource(BatchSource):
     name = "array"
 
     def __init__(self, images: torch.Tensor, labels: np.ndarray, device: torch.device = CPU) -> None:
-        super().__init__(np.arange(len(labels)), stored_size=images.shape[-1], device=device)
+        super().__init__(np.arange(len(labels)), frame=Frame(images.shape[-1], DEFAULT), device=device)
         self.images, self.labels = images.to(device), torch.from_numpy(labels).to(device)
 
     def _batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Batch]:

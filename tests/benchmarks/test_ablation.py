@@ -19,7 +19,8 @@ from core.errors import InputError
 
 
 def recorded(seed: int, name: str, recall: float, seconds: float = 10.0, reason: str = "") -> dict[str, Any]:
-    whole = {"recall": recall, "recall_argmax": 0.4, "accuracy": 0.7, "loss": 1.0, "seconds": seconds}
+    whole: dict[str, Any] = {"recall": recall, "recall_argmax": 0.4, "accuracy": 0.7, "loss": 1.0, "seconds": seconds}
+    whole |= {"recalls": [0.3, recall, recall - seconds / 1000]}  # the last of them not the best
     return {"seed": seed, "name": name, "values": {"ema": 1.0}, "reason": reason, **({} if reason else whole)}
 
 
@@ -50,23 +51,30 @@ def test_one_seed_has_no_interval() -> None:
 def test_the_table_names_every_change_with_its_n() -> None:
     lines = markdown(compare(RUNS, ["ema-1", "last-3", "mixup-0.2"])).splitlines()
     assert lines[2] == "| base | | 0.600 | | | | 1 |"
-    assert lines[3] == "| ema-1 | ema=1.0 | 0.620 | +2.0 | -0.5 to +4.5 | 3 of 3 | 1.10 × |"
-    assert lines[4] == "| last-3 | ema=1.0 | 0.580 | -2.0 |  | 0 of 1, 1 failed | 1.00 × |"
+    assert lines[3] == "| ema-1 | ema=1.0 | 0.620 | +2.0 (-0.5 to +4.5) | 3 of 3 | +1.9 (-0.6 to +4.4) | 1.10 × |"
+    assert lines[4] == "| last-3 | ema=1.0 | 0.580 | -2.0 | 0 of 1, 1 failed | -2.0 | 1.00 × |"
     assert len(lines) == 5, "what was never run has no row"
+
+
+def larger(size: int) -> dict[str, Any]:
+    return changed_values("size-1.5", image_size=size, epochs=10)
 
 
 def test_every_change_is_a_valid_config_that_differs_from_the_base() -> None:
     tuned = {"drop_rate": 0.2, "weight_decay": 0.01, "label_smoothing": 0.05, "rebalance": 0.5}  # as a first trial
     base = TrainConfig(arch="a", image_size=64, lr=0.1, **tuned)
     configs = {
-        name: TrainConfig.from_dict(base.to_dict() | changed_values(name, 64)) for name in CHANGES if name != CENTRE
+        name: TrainConfig.from_dict(base.to_dict() | changed_values(name, image_size=64, epochs=10))
+        for name in CHANGES
+        if name != CENTRE
     }
     assert all(config != base for config in configs.values())
     assert len(set(configs.values())) == len(CHANGES) - 1
     arch = resolve_arch("mobilenetv2_100")
-    assert (arch.framing, changed_arch(CENTRE, arch).framing) == ("whole", "centre")
-    assert changed_arch("size-1.5", arch).image_size == 320
-    assert [changed_values("size-1.5", size)["image_size"] for size in (32, 64, 224)] == [64, 96, 320]
+    assert (arch.framing, changed_arch(arch, CHANGES[CENTRE]).framing) == ("whole", "centre")
+    assert [larger(size)["image_size"] for size in (32, 64, 224)] == [64, 96, 320]
+    assert changed_arch(arch, larger(224)).image_size == 320
+    assert changed_values("epochs-2", image_size=64, epochs=8) == {"epochs": 16}
 
 
 def test_what_a_backbone_or_run_has_no_place_for_is_left_out_or_refused() -> None:
@@ -99,18 +107,19 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest
 
     assert ablate("--seeds", 1, "--only", "ema-0.5") == 0
     first = json.loads(recording.read_text())["runs"]
-    assert ablate("--seeds", 2, "--only", "ema-0.5", "size-1.5") == 0
+    assert ablate("--seeds", 2, "--only", "ema-0.5", "size-1.5", "epochs-2") == 0
     content = json.loads(recording.read_text())
     assert content["runs"][:2] == first
     found = [(run["seed"], run["name"]) for run in content["runs"]]
-    assert len(found) == len(set(found)) == 6
+    assert len(found) == len(set(found)) == 8
+    assert {len(run["recalls"]) for run in content["runs"] if run["name"] == "epochs-2"} == {2}
     printed = capsys.readouterr().out
-    assert "6 runs, of which 4 are missing" in printed
+    assert "8 runs, of which 6 are missing" in printed
     table = json.loads(out.read_text())
     setting, base, *changes = table["rows"]
     assert setting["image_size"] == 32
     assert (base["name"], base["n"]) == (BASE, 2)
-    assert [(row["name"], row["n"]) for row in changes] == [("ema-0.5", 2), ("size-1.5", 2)]
+    assert [(row["name"], row["n"]) for row in changes] == [("ema-0.5", 2), ("size-1.5", 2), ("epochs-2", 2)]
     assert printed.splitlines()[-1] == f"ratio: {table['ratio']:.3g}"
 
     assert ablate("--seeds", 1, "--epochs", 2) == 2
@@ -139,7 +148,7 @@ def test_the_page_has_every_figure_from_the_results(tmp_path: Path, capsys: pyte
     assert cli.run(ablation_page.main, ablation_page.build_parser(), arguments) == 0
     text = (tmp_path / "page.md").read_text()
     assert "## a at 64 pixels, 5 blocks learning, 3 seeds" in text
-    assert "| ema-1 | ema=1.0 | 0.620 | +2.0 |" in text
+    assert "| ema-1 | ema=1.0 | 0.620 | +2.0 (-0.5 to +4.5) |" in text
     (tmp_path / "ablation-a-64.json").unlink()
     assert cli.run(ablation_page.main, ablation_page.build_parser(), arguments) == 2
     assert "must be a folder with ablation*.json" in capsys.readouterr().err

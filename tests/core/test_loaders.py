@@ -116,7 +116,7 @@ def test_held_batches_stay_right(source: BatchSource, manifest: Manifest) -> Non
 def test_last_batch_is_smaller_and_never_dropped(source: BatchSource, batch_size: int, sizes: list[int]) -> None:
     batches = list(source.batches(order(3), batch_size=batch_size))
     side = FRAME.size
-    assert source.stored_size == side
+    assert source.frame == FRAME
     for batch, size in zip(batches, sizes, strict=True):
         assert batch.images.shape == (size, 3, side, side)
         assert batch.images.dtype == torch.uint8
@@ -200,7 +200,7 @@ def test_resident_source_reads_its_own_rows_only(manifest: Manifest) -> None:
 
     recorder = Recorder()
     rows = np.array([70, 3, 41])
-    with ResidentSource(recorder, manifest.labels, rows, stored_size=4, device=CPU) as source:
+    with ResidentSource(recorder, manifest.labels, rows, frame=Frame(4, FRAME.framing), device=CPU) as source:
         batch = next(source.batches(rows, batch_size=3))
     assert sorted(recorder.asked) == [3, 41, 70]
     assert batch.images[:, 0, 0, 0].tolist() == [70, 3, 41]
@@ -393,7 +393,7 @@ def test_memory_decides_what_is_resident(manifest: Manifest) -> None:
 def test_the_cpu_gathers_from_pixels_that_all_processes_share(manifest: Manifest) -> None:
     pixels = np.arange(6 * 48, dtype=np.uint8).reshape(6, 4, 4, 3)
     rows = np.array([4, 1])
-    with MappedSource(pixels, manifest.labels, rows, stored_size=4) as source:
+    with MappedSource(pixels, manifest.labels, rows, frame=Frame(4, FRAME.framing)) as source:
         (batch,) = source.batches(rows, batch_size=8)
         pixels[4] = 0
         assert batch.images[0].any(), "a batch belongs to whoever asked for it"
