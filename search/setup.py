@@ -21,20 +21,19 @@ from core.datasets import load_manifest
 from core.dataspec import DataSpec
 from core.demo import VERSION, write_demo
 from core.errors import InputError
-from core.framing import DEFAULT, Framing
+from core.framing import Framing
 from core.manifest import Manifest
 from core.seeds import AUGMENT, SAMPLER, derive_seed
-from core.shapes import find_misfit
 from core.splits import Split, split_manifest
 from core.trainer import CHECKPOINT_SHARE, TrainData, Trainer
 from core.unlabelled import Unlabelled, find_unlabelled, held_out_rows, leave_out, refuse_weights_that_know
 from core.uses import least_depth
-from core.weights import Weights, resolve_weights
-from search.identity import framing_of
+from core.weights import Weights
 from search.leases import Leases
 from search.resources import Resources
+from search.settled import find_framing, find_weights
 from search.space import Space, build_space, with_unlabelled
-from search.storage import open_leases, read_storage
+from search.storage import open_leases
 
 DEMO_IMAGES = 600
 
@@ -258,66 +257,3 @@ def locate_data(data: DataSpec) -> DataSpec:
 def small_name(name: str, size: int) -> str:
     """Name of the study that searches on small images for another."""
     return f"{name}-{size}px"
-
-
-def find_framing(settings: Settings, folders: Sequence[StudyFolder]) -> Framing:
-    """What was asked for, else what the study was started with, else the whole photo.
-
-    Args:
-        settings: What the user asked for.
-        folders: Where the study lies, and the one that serves it, if any.
-
-    Raises:
-        InputError: The study's `study.json` is damaged.
-    """
-    if settings.framing is not None:
-        return settings.framing
-    for folder in folders:
-        if folder.exists:
-            study = folder.read_study()
-            if misfit := find_misfit(study, {"arch": {"timm_name": str}}):
-                raise InputError(f"{folder.root / 'study.json'} must tell of its backbone, but {misfit}. Restore it.")
-            return framing_of(study)
-    return DEFAULT
-
-
-def find_weights(settings: Settings, arch: Arch, folders: Sequence[StudyFolder]) -> Weights:
-    """The study's own weights once it has been started, so that a vanished hub changes nothing; else others.
-
-    Random ones, or those of a file, are its own only once it has a trial.
-
-    Args:
-        settings: What the user asked for.
-        arch: The backbone.
-        folders: Where the study lies, and the one that serves it, if any.
-    """
-    for folder in folders if settings.weights == "auto" else ():
-        if not folder.exists:
-            continue
-        study = folder.read_study()
-        if misfit := find_misfit(study, {"weights": {"hash": str, "spec": str}, "arch": {"timm_name": str}}):
-            raise InputError(f"{folder.root / 'study.json'} must tell of its weights, but {misfit}. Restore it.")
-        stored = study["weights"]
-        if study["arch"]["timm_name"] != arch.timm_name:  # refused later, if it has trials
-            return resolve_weights(settings.weights, arch)
-        # A study without trials is free to become another; its workers, which need no hub, say the same as it.
-        if stored["spec"] != "auto" and not has_trials(settings, folder):
-            continue
-        if stored["spec"] == "none":
-            return resolve_weights("none", arch)
-        file = settings.studies.weights_file(stored["hash"])
-        if file.is_file():
-            return Weights.load(file)
-        break
-    return resolve_weights(settings.weights, arch)
-
-
-def has_trials(settings: Settings, folder: StudyFolder) -> bool:
-    """Whether a study has got to a trial, finished or not."""
-    if not settings.database and not settings.studies.journal_file.is_file():
-        return False
-    storage = read_storage(settings.studies, settings.database)
-    try:
-        return storage.get_n_trials(storage.get_study_id_from_name(folder.name)) > 0
-    except KeyError:
-        return False
