@@ -111,7 +111,7 @@ def show_as_voting(ensemble: "SoftVotingEnsemble", files: Sequence[Path]) -> flo
 def _show(network: "nn.Module", member: "TrialClassifier", count: int, views: int) -> float:
     import torch
 
-    from core.augment import dihedral_view
+    from core.augment import dihedral_views
     from core.device import autocast
     from core.evaluation import EVAL_BATCH_SIZE
 
@@ -123,8 +123,8 @@ def _show(network: "nn.Module", member: "TrialClassifier", count: int, views: in
     with torch.inference_mode(), autocast(device):
         for first in range(0, count, EVAL_BATCH_SIZE):
             batch = images[: count - first]
-            for number in range(views):
-                network(dihedral_view(batch, number) if number else batch)
+            for view in dihedral_views(batch, views, member.arch.framing):
+                network(view)
     _wait(device)
     return time.perf_counter() - start
 

@@ -8,10 +8,12 @@ Shapes: B batch, C colour channels, S stored side, H output side, both in pixels
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
+
+from core.framing import Framing
 
 # Ranges at strength 1; a strength scales them. Lesions have no natural orientation, so rotation is soon all the way.
 MAX_ANGLE = math.pi  # radians, either way; more than this would only repeat
@@ -19,6 +21,13 @@ MAX_LOG_ZOOM = 0.2  # the field shown is exp(±0.2) of the stored one; 1.15x sto
 MAX_SHIFT = 0.1  # of half the field, in x and y: what cropping would move
 MAX_LOG_CONTRAST = 0.2  # about mid-grey
 MAX_BRIGHTNESS = 0.1  # of the full range
+
+# Quarter turns, and whether mirrored before. Turned by a quarter, a squeezed photo shows things in proportions that no
+# photo has, so that these come last.
+_WAYS_TO_LIE: dict[Framing, tuple[tuple[int, bool], ...]] = {
+    "whole": ((2, False), (0, True), (2, True), (1, False), (3, False), (1, True), (3, True)),
+    "centre": ((1, False), (2, False), (3, False), (0, True), (1, True), (2, True), (3, True)),
+}
 
 _DRAWS = 8  # random numbers a view: angle, two flips, zoom, two shifts, contrast, brightness
 
@@ -137,16 +146,18 @@ class Augmenter:
         return views.contiguous(memory_format=torch.channels_last)
 
 
-def dihedral_view(views_BCHH: torch.Tensor, number: int) -> torch.Tensor:
-    """One of the eight ways in which a square can lie: 0 as it is, 1 to 3 turned by right angles, 4 to 7 mirrored too.
+def dihedral_views(images_BCHH: torch.Tensor, count: int, framing: Framing) -> Iterator[torch.Tensor]:
+    """The first of the eight ways in which a square can lie, beginning with the images as they are.
 
     Args:
-        views_BCHH: Normalised images, channels_last.
-        number: Which way, 0 to 7.
+        images_BCHH: Normalised images, channels_last.
+        count: How many, 1 to 8.
+        framing: What of a photo they show.
     """
-    mirrored, quarters = divmod(number, 4)
-    views_BCHH = views_BCHH.flip(3) if mirrored else views_BCHH
-    return torch.rot90(views_BCHH, quarters, (2, 3)).contiguous(memory_format=torch.channels_last)
+    yield images_BCHH
+    for quarters, mirrored in _WAYS_TO_LIE[framing][: count - 1]:
+        turned_BCHH = torch.rot90(images_BCHH.flip(3) if mirrored else images_BCHH, quarters, (2, 3))
+        yield turned_BCHH.contiguous(memory_format=torch.channels_last)
 
 
 def _affine(*, angle: torch.Tensor, flips: torch.Tensor, zoom: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

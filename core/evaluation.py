@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from core.augment import Augmenter, dihedral_view
+from core.augment import Augmenter, dihedral_views
 from core.device import autocast
 from core.metrics import (
     accuracy,
@@ -87,7 +87,7 @@ def predict_views(
         source: Gives the images.
         rows: Which ones, in the order of the result.
         augmenter: Knows the model's size and normalisation.
-        views: How many of the eight views of `core.augment.dihedral_view`, the first being the image as it is.
+        views: How many of the eight of `core.augment.dihedral_views`, the first being the image as it is.
         batch_size: Images at a time; changes memory and time only.
         on_batch: Called with the number of images after each batch.
 
@@ -100,9 +100,9 @@ def predict_views(
         for batch in source.batches(rows, batch_size=batch_size):
             whole_BCHH = augmenter.eval_view(batch.images)
             told = []
-            for number in range(views):
+            for view_BCHH in dihedral_views(whole_BCHH, views, source.frame.framing):
                 with autocast(batch.images.device):
-                    logits_BC = model(dihedral_view(whole_BCHH, number) if number else whole_BCHH)
+                    logits_BC = model(view_BCHH)
                 told.append(logits_BC.float().softmax(1))
             probs.append(torch.stack(told))
             if on_batch is not None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.archs import Arch
-from core.augment import dihedral_view
+from core.augment import dihedral_views
 from core.framing import Frame
 from core.metrics import SMALLEST_PROBABILITY
 from ensemble.spec import EnsembleSpec, MemberSpec
@@ -84,7 +84,7 @@ class _MemberGraph(nn.Module):
     def forward(self, wholes_NCHH: Tensor) -> Tensor:
         images_NCHH = wholes_NCHH * self.get_buffer("_scale") + self.get_buffer("_offset")
         # One batch of all views, so that the network stands in the file once.
-        views = [dihedral_view(images_NCHH, number) if number else images_NCHH for number in range(self._views)]
+        views = list(dihedral_views(images_NCHH, self._views, self.arch.framing))
         batch = torch.cat(views) if self._views > 1 else images_NCHH
         told_KBC = [network(batch).softmax(1) for network in self.networks]
         pooled_BC = told_KBC[0] if len(told_KBC) == 1 else self._pool(told_KBC)

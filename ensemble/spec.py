@@ -17,8 +17,9 @@ from core.shapes import NUMBER, find_misfit
 from ensemble.decision import PLAIN, Rule
 from ensemble.operating import OperatingPoint
 
-# Raised when an older reader could misread it: 1 had one decision rule and nothing fitted, 2 saw the centre of photos.
-FORMAT = 3
+# Raised when an older reader could misread it: 1 had one decision rule and nothing fitted, 2 saw the centre of photos,
+# and the four views of 3 were quarter turns of whole photos, too.
+FORMAT = 4
 FILE = "ensemble.json"
 MEMBERS_FOLDER = "members"
 ARCH = {
@@ -182,6 +183,11 @@ class EnsembleSpec:
             raise _damaged(path, str(error)) from error
         if fault := spec._find_fault():
             raise _damaged(path, fault)
+        if version == 3 and rule.views == 4 and any(member.arch.framing == "whole" for member in spec.members):
+            raise InputError(
+                f"An ensemble that sees four views of whole photos must be of format {FORMAT}, but {path} has "
+                "format=3, which saw others. Build the ensemble anew."
+            )
         return spec
 
     @classmethod

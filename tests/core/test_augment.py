@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from core.augment import Augmenter, dihedral_view, uniform_draws
+from core.augment import Augmenter, dihedral_views, uniform_draws
+from core.framing import FRAMINGS, Framing
 
 CPU = torch.device("cpu")
 
@@ -97,13 +98,23 @@ def test_brightness_and_contrast_stay_in_their_ranges() -> None:
     assert level.max() - level.min() > 0.18
 
 
-def test_dihedral_views_are_the_eight_ways_in_which_a_square_can_lie() -> None:
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_dihedral_views_are_the_eight_ways_in_which_a_square_can_lie(framing: Framing) -> None:
     square = torch.arange(9.0).reshape(1, 1, 3, 3)
-    views = [dihedral_view(square, number) for number in range(8)]
+    views = list(dihedral_views(square, 8, framing))
     assert len({tuple(view.flatten().tolist()) for view in views}) == 8
     torch.testing.assert_close(views[0], square)
-    torch.testing.assert_close(views[2], square.flip((2, 3)))
-    torch.testing.assert_close(views[4], square.flip(3))
+    assert [len(list(dihedral_views(square, count, framing))) for count in (1, 4, 8)] == [1, 4, 8]
     # Turning any of them by a right angle gives another of them.
     for view in views:
         assert any(torch.equal(torch.rot90(view, 1, (2, 3)), other) for other in views)
+
+
+def test_four_views_of_a_squeezed_photo_keep_its_proportions() -> None:
+    rows = torch.arange(9.0).reshape(3, 3)[:, :1].expand(3, 3)[None, None]  # each row is of one value
+    lies = {
+        framing: [bool((view == view[..., :1]).all()) for view in dihedral_views(rows, 8, framing)]
+        for framing in FRAMINGS
+    }
+    assert lies["whole"] == [True] * 4 + [False] * 4
+    assert lies["centre"] == [True, False] * 4, "as ensembles of before saw it"

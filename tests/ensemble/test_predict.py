@@ -20,6 +20,7 @@ from core.listing import walk_files
 from ensemble import build
 from ensemble.inference import ImageSet, TrialClassifier, load_ensemble
 from ensemble.predict import find_images, main
+from ensemble.spec import FORMAT
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_out_never_lies_in_the_folder_of_the_ensemble(
 ) -> None:
     assert predict(ensemble, image_folder, "--out", ensemble / out) == 2
     assert "`--out` must not be inside the ensemble's folder" in capsys.readouterr().err
-    assert read_json(ensemble / "ensemble.json")["format"] == 3
+    assert read_json(ensemble / "ensemble.json")["format"] == FORMAT
 
 
 def test_folder_without_ensemble_is_refused(

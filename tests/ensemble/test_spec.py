@@ -8,6 +8,7 @@ import pytest
 
 from core.archs import Arch
 from core.errors import InputError
+from core.framing import Framing
 from ensemble.decision import PLAIN, Rule
 from ensemble.operating import OperatingPoint
 from ensemble.spec import EnsembleSpec, MemberSpec
@@ -72,6 +73,22 @@ def test_file_of_the_first_format_is_read_as_the_rule_that_fits_nothing(spec: En
     assert spec.rule == PLAIN
 
 
+@pytest.mark.parametrize(
+    ("views", "framing", "is_read"), [(4, "whole", False), (8, "whole", True), (4, "centre", True)]
+)
+def test_four_views_of_whole_photos_were_others_in_the_third_format(
+    spec: EnsembleSpec, tmp_path: Path, views: int, framing: Framing, is_read: bool
+) -> None:
+    member = dataclasses.replace(spec.members[0], arch=dataclasses.replace(ARCH, framing=framing))
+    dataclasses.replace(spec, members=(member,), rule=Rule(views=views)).write(tmp_path)
+    rewrite(tmp_path, format=3)
+    if is_read:
+        EnsembleSpec.read(tmp_path)
+        return
+    with pytest.raises(InputError, match=r"four views of whole photos must be of format 4, but .* has format=3"):
+        EnsembleSpec.read(tmp_path)
+
+
 def test_members_of_the_second_format_see_the_centre_of_photos(spec: EnsembleSpec, tmp_path: Path) -> None:
     spec.write(tmp_path)
     fields = json.loads((tmp_path / "ensemble.json").read_text())
@@ -92,8 +109,8 @@ def test_folder_without_ensemble_is_refused(tmp_path: Path) -> None:
 
 def test_newer_format_is_refused(spec: EnsembleSpec, tmp_path: Path) -> None:
     spec.write(tmp_path)
-    rewrite(tmp_path, format=4)
-    with pytest.raises(InputError, match=r"format 3 or older, but .* has format=4\. Update this project"):
+    rewrite(tmp_path, format=5)
+    with pytest.raises(InputError, match=r"format 4 or older, but .* has format=5\. Update this project"):
         EnsembleSpec.read(tmp_path)
 
 
