@@ -131,11 +131,13 @@ class Augmenter:
         self, images_BCSS: torch.Tensor, affine_B23: torch.Tensor, contrast_B: torch.Tensor, brightness_B: torch.Tensor
     ) -> torch.Tensor:
         size = [len(images_BCSS), 3, self.image_size, self.image_size]
-        grid = F.affine_grid(affine_B23, size, align_corners=False)
-        # Reflection shows skin where a turned square leaves the photo; black corners would be a feature to learn.
-        pixels = F.grid_sample(
-            images_BCSS.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
-        )
+        # Mixed precision, which the frozen part runs in, would place pixels with the 8 bits of bf16: a pixel beside.
+        with torch.autocast(images_BCSS.device.type, enabled=False):
+            grid = F.affine_grid(affine_B23, size, align_corners=False)
+            # Reflection shows skin where a turned square leaves the photo; black corners would be a feature to learn.
+            pixels = F.grid_sample(
+                images_BCSS.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
+            )
         scale_BC = contrast_B[:, None] / (255 * self._std_C)
         offset_BC = (0.5 * (1 - contrast_B) + brightness_B)[:, None] / self._std_C - self._mean_C / self._std_C
         return self._normalise(pixels, scale_BC, offset_BC)

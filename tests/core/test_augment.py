@@ -110,6 +110,14 @@ def test_dihedral_views_are_the_eight_ways_in_which_a_square_can_lie(framing: Fr
         assert any(torch.equal(torch.rot90(view, 1, (2, 3)), other) for other in views)
 
 
+def test_a_view_is_the_same_within_mixed_precision() -> None:
+    images, rows, augment = photos(4), torch.arange(4), augmenter()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, mixed_whole = augment.train_view(images, rows, 0), augment.eval_view(images)
+    assert torch.equal(mixed, augment.train_view(images, rows, 0))
+    assert torch.equal(mixed_whole, augment.eval_view(images))
+
+
 def test_four_views_of_a_squeezed_photo_keep_its_proportions() -> None:
     rows = torch.arange(9.0).reshape(3, 3)[:, :1].expand(3, 3)[None, None]  # each row is of one value
     lies = {
