@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import os
 import platform
@@ -22,6 +23,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
 _NO_LIMIT = 1 << 60  # v1 writes the largest number of whole pages where there is none
+
+# What a lack of memory is called by whoever has no type of error for it; cuBLAS takes room for itself.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -46,6 +50,9 @@ def cpu_name() -> str:
 def resolve_device(name: str = "auto") -> torch.device:
     """The device that a name stands for; ``auto`` takes CUDA, then mps, then the CPU.
 
+    A card that is named by its number becomes the process's current one: streams and recordings that don't say where
+    they belong, PyTorch's and FFCV's, would else be another card's.
+
     Raises:
         InputError: The name is unknown, or this machine has no such device.
     """
@@ -62,6 +69,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     there = ", ".join(kind for kind, present in has.items() if present)
     if not has[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise InputError(f"`--device` must be a device of this machine ({there}), but got --device={name}. Choose one.")
+    if kind == "cuda" and index:
+        torch.cuda.set_device(int(index))
     return torch.device(name)
 
 
@@ -147,16 +156,27 @@ def keep_freed_memory(device: torch.device) -> None:
     libc.mallopt(_M_TRIM_THRESHOLD, -1)  # which never shrinks
 
 
+def give_back_memory(device: torch.device) -> None:
+    """Gives the system what this process has freed and kept, so that it counts as free for whatever comes next."""
+    import torch
+
+    gc.collect()  # models and optimisers refer to themselves
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that a run needs more memory than there is.
 
-    Only CUDA has a type of its own for it; the CPU's allocator and mps raise a plain RuntimeError.
+    Only CUDA's allocator has a type of its own for it; the CPU's, mps and CUDA's libraries raise a plain RuntimeError.
     """
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def describe_device(device: torch.device) -> str:

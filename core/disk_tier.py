@@ -21,7 +21,7 @@ import torch
 
 from core.activations import BusyError, Filling, InMemory, Kind, Places, Remembered, Tier
 from core.errors import InputError
-from core.files import remove_leftovers, written_aside
+from core.files import remove_leftovers, remove_leftovers_of, written_aside
 from core.ledger import Holding, Ledger
 from core.shapes import NUMBER, find_misfit
 
@@ -123,9 +123,7 @@ class DiskTier(Tier):
         try:
             if self._file(key).is_file():  # another process has finished it meanwhile; it is found next time
                 raise BusyError
-            # Whoever began it before is dead, as its turn is ours.
-            for leftover in self._folder.glob(f".{key}.act.*.tmp"):
-                leftover.unlink(missing_ok=True)
+            remove_leftovers_of(self._file(key))  # whoever began it before is dead, as its turn is ours
             with self._ledger() as ledger:
                 ledger.holdings.pop(key, None)
                 leaving = ledger.admit(key, kind.holding())
@@ -216,7 +214,7 @@ class DiskTier(Tier):
                 self._give_up(error)
 
     def _is_being_made(self, key: str) -> bool:
-        """Whether a living process computes a set; this one does if it holds the turn."""
+        """Whether a living process computes a set, as this one does if it holds the turn; a dead one's part goes."""
         if not (self._folder / f"{key}.lock").exists():
             return False
         turn = self._turn(key)
@@ -224,6 +222,7 @@ class DiskTier(Tier):
             turn.acquire(timeout=0)
         except filelock.Timeout:
             return True
+        remove_leftovers_of(self._file(key))  # its room is somebody else's now
         self._let_go(key, turn)
         return False
 

@@ -79,6 +79,12 @@ def remove_leftovers(folder: Path, *, older_than_s: float) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def remove_leftovers_of(path: Path) -> None:
+    """Removes what processes that were killed had been writing aside for `path`, which nobody else writes now."""
+    for aside in path.parent.glob(f".{path.name}.*{_ASIDE}"):
+        aside.unlink(missing_ok=True)
+
+
 def leftovers(folder: Path, *, older_than_s: float) -> list[Path]:
     """What processes that were killed had been writing aside in a folder; see `remove_leftovers`."""
     found = []

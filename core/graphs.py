@@ -52,10 +52,13 @@ def record(function: Function, inputs: Tensors) -> Function:
     """
     held = tuple(torch.empty_like(tensor) for tensor in inputs)
     graph = torch.cuda.CUDAGraph()
-    # Threads of FFCV, which copy batches to the card meanwhile, are not part of it.
     pool = torch.cuda.graph_pool_handle()
-    with _undone_if_it_fails(pool), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        outputs = function(*held)
+    with torch.cuda.device(inputs[0].device), _undone_if_it_fails(pool):
+        # PyTorch's own stream of recordings is of the card that was recorded on first.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # Threads of FFCV, which copy batches to the card meanwhile, are not part of it.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            outputs = function(*held)
 
     def launch(*tensors: Tensor) -> Tensors:
         torch._foreach_copy_(held, tensors)

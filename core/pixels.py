@@ -23,7 +23,7 @@ from core import cli, images
 from core.cache import cache_folder
 from core.device import available_cores
 from core.errors import InputError
-from core.files import written_aside
+from core.files import remove_leftovers_of, written_aside
 from core.framing import Frame
 from core.inspection import refuse_unreadable
 from core.manifest import Manifest
@@ -154,7 +154,10 @@ def _ensure(path: Path, write: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def one_writer(path: Path) -> Iterator[None]:
-    """Lets processes that want the same file wait for the one that writes it, instead of decoding all images too."""
+    """Lets processes that want the same file wait for the one that writes it, instead of decoding all images too.
+
+    What one that was killed has left of it goes: it would be found by nobody, and may be gigabytes.
+    """
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -162,6 +165,7 @@ def one_writer(path: Path) -> Iterator[None]:
         _log.info("another process is decoding the images; waiting for %s", path)
         lock.acquire()
     try:
+        remove_leftovers_of(path)
         yield
     finally:
         lock.release()

@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 
 from core.cli import stopping_cleanly, write
 from core.config import TrainConfig
-from core.device import describe_device, is_out_of_memory
+from core.device import describe_device, give_back_memory, is_out_of_memory
 from core.durations import in_words
 from core.errors import counted, one_line
 from core.files import LEFTOVER_S, remove_leftovers
@@ -100,6 +100,12 @@ class Session:
 
     def run_here(self) -> str:
         """Runs trials in this process; returns why it stopped early, if it did."""
+        try:
+            return self._run_here()
+        finally:
+            give_back_memory(self.setup.settings.device)  # another study may follow in this process
+
+    def _run_here(self) -> str:
         trainer = self.setup.open_trainer()
         with trainer.data:
             self.show_plan(describe_device(trainer.device))

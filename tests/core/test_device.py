@@ -15,6 +15,7 @@ from core.device import (
     compute_dtype,
     describe_device,
     free_memory,
+    is_out_of_memory,
     left_in_group,
     resolve_device,
 )
@@ -40,6 +41,30 @@ def test_an_unknown_device_is_refused_with_the_choices(name: str) -> None:
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(InputError, match=r"must be a device of this machine \(cpu"):
         resolve_device("cuda")
+
+
+def test_a_card_that_is_named_by_its_number_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    assert resolve_device("cuda") == torch.device("cuda")
+    assert current == [1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "MPS backend out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_a_lack_of_memory_is_known_by_its_words_where_it_has_no_type(words: str) -> None:
+    assert is_out_of_memory(RuntimeError(words))
+    assert not is_out_of_memory(ValueError(words))
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
 
 
 def test_the_cpu_computes_in_single_precision() -> None:
@@ -131,6 +156,25 @@ def test_memory_that_is_freed_is_handed_out_again_without_page_faults() -> None:
     # 20 blocks of 64 MB are at least 640 huge pages or 312,500 small ones. Kept ones come to rest after a few rounds.
     assert faults("default") > 500
     assert faults("keep") < 50
+
+
+KEPT = """
+import psutil, torch
+from core.device import give_back_memory, keep_freed_memory
+cpu = torch.device("cpu")
+keep_freed_memory(cpu)
+blocks = [torch.ones(25_000_000) for _ in range(8)]
+del blocks
+kept = psutil.Process().memory_info().rss
+give_back_memory(cpu)
+print(kept - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
+def test_memory_that_was_kept_can_be_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 700_000_000, "of 800 MB"
 
 
 def test_a_device_is_described() -> None:

@@ -111,6 +111,7 @@ def test_the_room_of_a_process_that_was_killed_is_free_for_the_next(tmp_path: Pa
     fill(tier, "b")
     assert tier.find("b", KIND) is not None
     assert uses(tmp_path) == {"b": 1}
+    assert {file.name for file in tmp_path.iterdir()} <= {"b.act", "index.json", ".lock"}, "the limit is the folder's"
 
 
 def test_a_set_that_is_begun_again_leaves_nothing_of_the_first_try(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 import dataclasses
 import hashlib
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +75,30 @@ def test_who_comes_while_images_are_decoded_waits_and_decodes_none(
     with ThreadPoolExecutor(3) as pool:
         files = list(pool.map(lambda _: pixels.ensure_array(changed, FRAME), range(3)))
     assert len(set(files)) == len(written) == 1
+
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+from core.pixels import one_writer, writing_pixels
+with one_writer(Path(sys.argv[1])), writing_pixels(Path(sys.argv[1]), 5, 37) as aside:
+    aside.write_bytes(bytes(100))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_what_a_killed_process_has_decoded_goes_when_the_next_one_decodes(manifest: Manifest) -> None:
+    path = pixels.array_path(manifest, Frame.of(48, "whole"))
+    killed = subprocess.run([sys.executable, "-c", DIE, str(path)], cwd=ROOT, check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    def left() -> list[str]:
+        return [file.name for file in path.parent.glob(f"*{path.name}.*.tmp")]
+
+    assert len(left()) == 1
+    assert pixels.ensure_array(manifest, Frame.of(48, "whole")) == path
+    assert left() == []
 
 
 def test_key_changes_with_whatever_the_file_would_hold(manifest: Manifest) -> None:
