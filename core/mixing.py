@@ -8,7 +8,9 @@ is there only where everything learns: an activation has seen what lies around i
 Shapes: N examples of an epoch, B batch, H image side.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -39,13 +41,16 @@ class Mix:
         """Numbers of the images, in the shares of the images."""
         return self.shares * values_N + (1 - self.shares) * values_N[self.partners]
 
-    def batch(self, start: int, size: int, device: torch.device) -> "BatchMix":
-        """The part of a batch that begins at a place of the epoch."""
-        partners = torch.from_numpy(self.partners[start : start + size] - start)
-        box = None if self.boxes is None else torch.from_numpy(self.boxes[start]).to(device)
+    def batches(self, batch_size: int, device: torch.device) -> Iterator["BatchMix"]:
+        """The part of each batch of the epoch, in their order."""
+        # An epoch's at once: a card would stand still for each transfer.
+        places_N = np.arange(len(self.partners))
+        partners_N = torch.from_numpy(self.partners - places_N // batch_size * batch_size).to(device)
         # In double precision where there is one: MPS has none.
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        return BatchMix(partners.to(device), torch.tensor(self.shares[start], dtype=dtype, device=device), box)
+        shares = torch.from_numpy(self.shares[::batch_size]).to(device=device, dtype=dtype)
+        boxes = repeat(None) if self.boxes is None else torch.from_numpy(self.boxes[::batch_size]).to(device)
+        return map(BatchMix, torch.split(partners_N, batch_size), shares, boxes)
 
 
 @dataclass(frozen=True, eq=False)

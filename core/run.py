@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +211,7 @@ class Run:
         config, steps = self.config, -(-len(order) // self.config.batch_size)
         recalls = [row["val_recall"] for row in self.state.history]
         mix = mix_epoch(len(order), config, epoch)
+        mixes = repeat(None) if mix is None else mix.batches(config.batch_size, self.device)
         torch.manual_seed(derive_seed(config.seed, config.trial, epoch, DROPOUT))
         self.model.train()
         logits: list[torch.Tensor] = []
@@ -222,9 +223,8 @@ class Run:
         for step, numbered in groupby(enumerate(batches), key=lambda numbered: numbered[0] // self.parts):
             size = sizes[step]
             lr = learning_rate(config, epoch + (step + 0.5) / steps, recalls)
-            blended = None if mix is None else mix.batch(step * config.batch_size, size, self.device)
             besides = next(unlabelled, None)
-            logits_BC, loss = self.step([part for _, part in numbered], size, lr, blended, besides)
+            logits_BC, loss = self.step([part for _, part in numbered], size, lr, next(mixes), besides)
             logits.append(logits_BC)
             unchecked.append(loss)
             if self.average is not None:

@@ -82,6 +82,20 @@ def test_inputs_and_losses_are_blended_in_the_same_shares() -> None:
     torch.testing.assert_close(mix.loss(F.cross_entropy, logits, labels), F.cross_entropy(logits, targets))
 
 
+@pytest.mark.parametrize("values", [{"mixup": 0.4}, {"mixup": 0.0, "cutmix": 1.0}], ids=str)
+def test_each_batch_is_given_its_own_part_of_the_epoch(values: dict[str, float]) -> None:
+    mix = mix_epoch(10, config(**values), 0)  # batches of 4
+    assert mix is not None
+    batches = list(mix.batches(4, torch.device("cpu")))
+    assert [len(batch.partners) for batch in batches] == [4, 4, 2]
+    for start, batch in zip((0, 4, 8), batches, strict=True):
+        assert (batch.partners + start).tolist() == mix.partners[start : start + 4].tolist()
+        assert (float(batch.share), batch.share.ndim) == (mix.shares[start], 0)
+        assert (batch.box is None) == (mix.boxes is None)
+        if batch.box is not None and mix.boxes is not None:
+            assert batch.box.tolist() == mix.boxes[start].tolist()
+
+
 def test_a_blended_image_counts_in_the_prior_as_its_parts_do() -> None:
     mix = mix_epoch(8, config(), 0)
     assert mix is not None
