@@ -206,6 +206,19 @@ def test_more_seeds_are_more_runs_and_those_there_stay(confirmed: Path, tmp_path
     assert_same_arrays(arrays(studies), after)
 
 
+def test_further_seeds_that_are_stopped_leave_trials_confirmed(
+    confirmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = Path(shutil.copytree(confirmed, tmp_path / "studies"))
+    folder = study_in(studies).confirmed
+    before = folder.read_trials()
+    monkeypatch.setattr("search.watching.stop_asked", StopAfter(4))
+    assert confirm(studies, *TWO, "--seeds", 2) == 0
+    assert list(folder.root.glob("trial-*/fold-0-seed-1/complete.json"))
+    assert not list(folder.root.glob("trial-*/fold-1-seed-1/complete.json"))
+    assert folder.read_trials() == before
+
+
 def assert_same_arrays(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
     assert first.keys() == second.keys()
     assert all(np.array_equal(array, second[name]) for name, array in first.items())
