@@ -82,7 +82,7 @@ def build(args: argparse.Namespace, command: str) -> int:
         studies.publish(studies.ensemble)
         if opened is not None:
             images, part = opened
-            opening = studies.log_test_opening(spec.split["test"], command)
+            opening = studies.log_test_opening(spec.split["test"], part.hashes, command)
             cli.write(f"opening the test split, for the {_ordinal(opening)} time in this folder")
             views_VMNC = view_probas(ensemble, images)
             test = evaluate(views_VMNC.mean(axis=0), spec, part, plain_MNC=views_VMNC[0])

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from core.cli import command_line
+from core.datasets import load_manifest
 from core.errors import InputError
 from core.files import read_tensors, write_tensors
 from core.metrics import macro_recall
 from core.mirror import open_studies
+from core.splits import split_manifest
 from ensemble import predict
 from ensemble.build import main
 from ensemble.folder import check_replaceable
@@ -141,10 +143,29 @@ def test_each_opening_is_counted_outside_the_folder_that_a_rebuild_replaces(
     assert "opened 2 times" in (two.root / "ensemble" / "report.html").read_text()
 
 
+def test_a_label_that_is_corrected_does_not_seal_the_test_split_again(
+    studies: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies.add("a")
+    assert build(studies, *TORCH) == 0
+    corrected = tmp_path / "corrected"
+    shutil.copytree(studies.manifest.roots[0], corrected)
+    image = next(path for row in studies.split.test if (path := studies.manifest.paths[row]).startswith("nv/"))
+    (corrected / image).rename(corrected / "mel" / "corrected.png")
+    manifest = load_manifest(corrected)
+    split = split_manifest(manifest, seed=0)
+    assert manifest.fingerprint_of(split.test) != studies.manifest.fingerprint_of(studies.split.test)
+    type(studies)(studies.root, manifest, split).add("b")
+    capsys.readouterr()
+    assert build(studies, *TORCH, "--study", "b") == 0
+    assert "opening the test split, for the 2nd time in this folder" in capsys.readouterr().out
+    assert read(studies, "metrics.json")["test"]["opening"] == 2
+
+
 def test_ensemble_is_final_before_the_test_split_is_opened(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def log(self: Any, fingerprint: str, command: str) -> int:
+    def log(self: Any, fingerprint: str, image_hashes: tuple[str, ...], command: str) -> int:
         seen.append((self.ensemble / "ensemble.json").read_text())
         assert not (self.ensemble / "metrics.json").exists()
         return 1
