@@ -379,7 +379,24 @@ def test_challenge_file_has_the_test_split_and_what_else_is_listed(
     with (folder / "predictions.csv").open() as file:
         ours = list(csv.DictReader(file))
     assert [float(row["NV"]) for row in rows[1:]] == pytest.approx([float(row["p_nv"]) for row in ours], abs=2e-9)
-    assert "1 of 16 listed images are not there, equal shares: gone" in capsys.readouterr().out
+    missing = "1 of 16 listed images are not there, equal shares: gone"
+    assert re.findall(f"{missing}|opening the test split", capsys.readouterr().out) == [
+        missing,
+        "opening the test split",
+    ]
+
+
+def test_a_list_of_other_images_than_those_of_the_test_split_opens_nothing(
+    two: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensemble.isic.CLASSES", ("NV", "MEL", "VASC"))
+    names = [Path(two.manifest.paths[row]).stem for row in two.split.train]
+    (tmp_path / "list.csv").write_text("\n".join(["image", *names]))
+    assert build(two, *TORCH, "--format", "isic", "--list", str(tmp_path / "list.csv")) == 2
+    sentence = f"`--list` must name some of the images, but none of {len(names)} is there. Check both."
+    assert sentence in capsys.readouterr().err
+    assert not (two.root / "ensemble").exists()
+    assert not (two.root / "test_openings.jsonl").exists()
     assert build(two, "--no-test") == 0  # what was written before is our own
 
 
