@@ -128,13 +128,13 @@ class ConfirmedFolder:
     def write_run(self, run: ConfirmedRun, probs_NC: npt.NDArray[np.float32], model: Mapping[str, Any] | None) -> None:
         """Writes a run into its `folder`, whole or not at all, in place of one that was there.
 
+        A trial that is confirmed stays so beside a run that is new, such as one of a further seed.
+
         Args:
             run: What is known of it.
             probs_NC: Probabilities of the held-out rows.
             model: State dict, or None to keep no weights.
         """
-        # What it amounts to with the others is told anew, or it would speak of the run that was here.
-        (run.folder.parent / COMPLETE_FILE).unlink(missing_ok=True)
         with written_aside(run.folder, replacing=_in_place_of(run.folder)) as aside:
             aside.mkdir()
             write_array(aside / PROBS_FILE, probs_NC)
@@ -175,7 +175,11 @@ class ConfirmedFolder:
 
 @contextmanager
 def _in_place_of(folder: Path) -> Iterator[None]:
-    """The moment in which a folder gets its name."""
+    """The moment in which a run's folder gets its name."""
     if folder.is_dir():
+        # First the trial and then the run stop counting, so that nobody killed in between leaves what speaks of a run
+        # that isn't here, or half of one that counts.
+        for speaking_of_it in (folder.parent, folder):
+            (speaking_of_it / COMPLETE_FILE).unlink(missing_ok=True)
         shutil.rmtree(folder)
     yield

@@ -14,7 +14,7 @@ import logging
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -106,11 +106,11 @@ class MirroredStudies(StudiesFolder):
         for name in there - here:
             self.remote.get(name, self.root / name)
 
-    def log_test_opening(self, test_fingerprint: str, command: str) -> int:
-        entry = json.dumps(opening_entry(test_fingerprint, command)).encode()
-        self.remote.write(f"test_openings/{uuid.uuid4().hex}.json", entry)
+    def log_test_opening(self, test_fingerprint: str, image_hashes: Sequence[str], command: str) -> int:
+        entry = opening_entry(test_fingerprint, image_hashes, command)
+        self.remote.write(f"test_openings/{uuid.uuid4().hex}.json", json.dumps(entry).encode())
         lines = [self.remote.read(name) for name in self.remote.names("test_openings/*.json")]
-        return sum(is_opening(line, test_fingerprint) for line in lines)
+        return sum(is_opening(line, entry) for line in lines)
 
 
 def _reopen(url: str, with_models: bool) -> MirroredStudies:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ensemble.members import Selection
     from ensemble.parts import Part
     from ensemble.spec import EnsembleSpec
+    from ensemble.studies import Study
     from ensemble.tables import Report
 
 
@@ -59,7 +60,7 @@ def build(args: argparse.Namespace, command: str) -> int:
     found, wanted = read_studies(studies, args.study), _wanted(args)
     classes = found[0].info["data"]["classes"]
     check_classes(wanted.min_sensitivity, classes)
-    listed = _listed(args, classes)
+    listed = _listed(args, found[0])
     candidates = choose_members(
         found,
         top_k=wanted.exactly,
@@ -82,7 +83,7 @@ def build(args: argparse.Namespace, command: str) -> int:
         studies.publish(studies.ensemble)
         if opened is not None:
             images, part = opened
-            opening = studies.log_test_opening(spec.split["test"], command)
+            opening = studies.log_test_opening(spec.split["test"], part.hashes, command)
             cli.write(f"opening the test split, for the {_ordinal(opening)} time in this folder")
             views_VMNC = view_probas(ensemble, images)
             test = evaluate(views_VMNC.mean(axis=0), spec, part, plain_MNC=views_VMNC[0])
@@ -104,14 +105,19 @@ def _wanted(args: argparse.Namespace) -> Wanted:
     return Wanted(args.vote, top_k, args.fit_to, args.tau, views, args.min_sensitivity)
 
 
-def _listed(args: argparse.Namespace, classes: list[str]) -> list[str] | None:
+def _listed(args: argparse.Namespace, study: Study) -> list[str] | None:
     """The images that the challenge's file must have rows of, empty for those of the test split; None without one."""
-    from ensemble.isic import challenge_places, read_list
+    from ensemble.isic import challenge_places, check_listed, read_list
+    from ensemble.parts import read_part
 
     if args.format != "isic":
         return None
-    challenge_places(classes)
-    return read_list(args.list) if args.list else []
+    challenge_places(study.info["data"]["classes"])
+    if not args.list:
+        return []
+    listed = read_list(args.list)
+    check_listed(listed, [PurePosixPath(image).stem for image in read_part(study, "test").images])
+    return listed
 
 
 def _see_validation(args: argparse.Namespace, selection: Selection, spec: EnsembleSpec) -> npt.NDArray[np.float64]:

@@ -1,5 +1,7 @@
 """What stands on the card of an exported ensemble, from its `ensemble.json`."""
 
+import re
+import shlex
 from typing import Any
 
 from core.durations import utc
@@ -40,8 +42,8 @@ def describe_export(spec: EnsembleSpec, *, command: str, int8: dict[str, Any] | 
         "rule": spec.rule.to_dict(),
         "data": {name: spec.data[name] for name in _OF_DATA if name in spec.data},
         "split": spec.split,
-        "built": {"command": spec.command, "created": spec.created, "versions": spec.versions},
-        "exported": {"command": command, "created": utc(), "versions": installed_versions(_ALSO)},
+        "built": {"command": without_places(spec.command), "created": spec.created, "versions": spec.versions},
+        "exported": {"command": without_places(command), "created": utc(), "versions": installed_versions(_ALSO)},
         "int8": int8,
     }
     return ExportCard(
@@ -52,3 +54,22 @@ def describe_export(spec: EnsembleSpec, *, command: str, int8: dict[str, Any] | 
         demo=spec.demo,
         provenance=provenance,
     )
+
+
+def without_places(command: str) -> str:
+    """A command line as others may read it: of each path or URL the last name only.
+
+    >>> without_places("python -m ensemble.build /home/me/studies --data=../ham10000/ --tau 1")
+    'python -m ensemble.build studies --data=ham10000 --tau 1'
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # somebody has cut it
+        words = command.split()
+    return shlex.join(map(_without_place, words))
+
+
+def _without_place(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    names = [name for name in re.split(r"[/\\]", value) if name]  # a colleague's Windows has backslashes
+    return option + equals + (names[-1] if names else value)

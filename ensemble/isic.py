@@ -115,17 +115,26 @@ def take_listed(files: Sequence[Path], listed: Sequence[str]) -> list[Path]:
     wanted = set(listed)
     taken = [file for file in files if not listed or file.stem in wanted]
     check_unique([file.stem for file in taken])
-    if not taken:
-        raise InputError(f"`--list` must name some of the images, but none of {len(listed):,} is there. Check both.")
     if listed:
-        tell_missing(listed, [file.stem for file in taken])
+        check_listed(listed, [file.stem for file in files])
     if len(taken) < len(files):
         cli.write(f"{len(files) - len(taken):,} of {len(files):,} images are not listed and left out")
     return taken
 
 
-def tell_missing(listed: Sequence[str], names: Sequence[str]) -> None:
-    """Says which images are listed and not there."""
+def check_listed(listed: Sequence[str], names: Sequence[str]) -> None:
+    """Refuses a list of other images, and says which are listed and not there.
+
+    Args:
+        listed: The images that a challenge's file must have a row for.
+        names: Those that there are.
+
+    Raises:
+        InputError: None of those that are listed is there.
+    """
     there = set(names)
-    if missing := [name for name in listed if name not in there]:
+    missing = [name for name in listed if name not in there]
+    if len(missing) == len(listed):
+        raise InputError(f"`--list` must name some of the images, but none of {len(listed):,} is there. Check both.")
+    if missing:
         cli.write(f"{len(missing):,} of {len(listed):,} listed images are not there, equal shares: {few(missing)}")

@@ -12,7 +12,7 @@ from core.archs import ALIASES
 from core.artifacts import TrialRecord
 from core.config import TrainConfig
 from core.confirmed import ConfirmedRun, ConfirmedTrial
-from core.errors import InputError
+from core.errors import InputError, counted, few
 from ensemble.studies import Study
 
 FitTo = Literal["validation", "confirmed"]
@@ -123,7 +123,10 @@ def choose_members(
     for timm_name in wanted:
         arch, complete = by_arch[timm_name][0].arch, _rank(by_arch[timm_name])
         if fit_to == "confirmed":
-            complete = _confirmed(complete, of_folds=of_folds)
+            complete, others = _confirmed(complete, of_folds=of_folds)
+            if complete and others:
+                told = f"not confirmed, {len(others)} of {counted(len(complete) + len(others), 'complete trial')}"
+                left_out.append((arch, f"{told}, the best by validation first: {few([each.name for each in others])}"))
         if not complete and not archs:
             left_out.append((arch, f"no trial of it is {_STATES[fit_to]} yet"))
             continue
@@ -167,12 +170,13 @@ def _rank(studies: Sequence[Study]) -> list[Member]:
     return sorted((m for m in trials if m.trial.state == "complete"), key=lambda member: -member.trial.recall)
 
 
-def _confirmed(complete: Sequence[Member], *, of_folds: bool) -> list[Member]:
-    """Those of some trials that have been trained again over folds, the best out of fold first."""
-    members = []
+def _confirmed(complete: Sequence[Member], *, of_folds: bool) -> tuple[list[Member], list[Member]]:
+    """Those of some trials that have been trained again over folds, the best out of fold first; and the others."""
+    members, others = [], []
     for member in complete:
         folder, number = member.study.folder.confirmed, member.trial.number
         if (confirmed := folder.read_trial(number)) is None:
+            others.append(member)
             continue
         if TrainConfig.from_dict(confirmed.config) != TrainConfig.from_dict(member.trial.config):
             raise InputError(
@@ -187,7 +191,7 @@ def _confirmed(complete: Sequence[Member], *, of_folds: bool) -> list[Member]:
                 "search.confirm again."
             )
         members.append(dataclasses.replace(member, confirmed=confirmed, runs=runs))
-    return sorted(members, key=lambda member: -member.recall)
+    return sorted(members, key=lambda member: -member.recall), others
 
 
 def _take(arch: str, complete: list[Member], top_k: int | None, fit_to: FitTo) -> list[Member]:

@@ -30,11 +30,13 @@ class Part:
         images: Paths relative to the data folder (N,).
         groups: Lesion of each (N,).
         labels: True class of each, int64 (N,).
+        hashes: Hash of each one's bytes, hexadecimal (N,), where the images themselves were found.
     """
 
     images: tuple[str, ...]
     groups: tuple[str, ...]
     labels: npt.NDArray[np.int64]
+    hashes: tuple[str, ...] = ()
 
 
 def read_part(study: Study, name: str) -> Part:
@@ -140,7 +142,8 @@ def find_part(study: Study, name: str, places: Sequence[Path] = ()) -> tuple[Man
             f"{study.folder.root / 'study.json'} must list the classes of {root}, {', '.join(manifest.classes)}, but "
             f"lists {', '.join(study.info['data']['classes'])}. Restore it."
         )
-    return manifest, rows, dataclasses.replace(listed, labels=manifest.labels[rows])
+    hashes = tuple(manifest.sha256[row] for row in rows.tolist())
+    return manifest, rows, dataclasses.replace(listed, labels=manifest.labels[rows], hashes=hashes)
 
 
 def _spec_of(study: Study, places: Sequence[Path]) -> DataSpec:

@@ -7,7 +7,7 @@ from typing import Any
 from core.files import write_csv, write_json, written_aside
 from ensemble.decision import choose
 from ensemble.evaluation import Evaluation
-from ensemble.isic import challenge_rows, tell_missing
+from ensemble.isic import challenge_rows
 from ensemble.markdown import render_markdown
 from ensemble.operating import flag_name
 from ensemble.page import Drawn, render_page
@@ -50,7 +50,6 @@ def write_report(folder: Path, report: Report, listed: Sequence[str] | None = No
 
 def _write_challenge(folder: Path, evaluation: Evaluation, spec: EnsembleSpec, listed: Sequence[str]) -> None:
     names = [PurePosixPath(image).stem for image in evaluation.part.images]
-    tell_missing(listed, names)
     write_csv(folder / "predictions-isic.csv", challenge_rows(names, evaluation.probs_NC, spec.classes, listed))
 
 

@@ -30,7 +30,8 @@ class Report:
         validation: Figures on the images that the ensemble was fitted to, out of fold: validation, or training and
             validation where trials were confirmed.
         test: Figures on the sealed test split; None where it was left sealed.
-        opening: How often the test split has been opened, this time counted in; 0 where it was left sealed.
+        opening: How often the test split, or a part of its images, has been opened, this time counted in; 0 where it
+            was left sealed.
         histories: Epochs of each member.
         findings: What each search found.
         mistakes: The mistakes that the ensemble is surest of, among the figures that count.
@@ -116,8 +117,9 @@ def caution(report: Report) -> str:
         )
     if report.opening > 1:
         return (
-            f"The test split has been opened {report.opening} times in this folder. Only the first opening was of "
-            "images that nobody had looked at; choosing between ensembles by later ones makes their figures optimistic."
+            f"The test split, or a part of its images, has been opened {report.opening} times in this folder. Only the "
+            "first opening was of images that nobody had looked at; choosing between ensembles by later ones makes "
+            "their figures optimistic."
         )
     return "The test split has been opened once, by this report, after the ensemble was final."
 

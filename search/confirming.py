@@ -188,15 +188,18 @@ class Confirmation:
         console.run_done(recall, images=len(held_out), elapsed_s=result.elapsed_s)
 
     def _finish(self, candidate: Candidate) -> None:
-        """Writes what a candidate's runs amount to, if all of a seed are there and that has not been done."""
+        """Writes what a candidate's runs amount to, if all of a seed are there and it isn't what lies there already."""
         plan, seeds = self.plan, self.plan.find_seeds(candidate)
-        folds, epochs, config = plan.wanted.folds, len(candidate.recalls), candidate.config.to_dict()
-        before = self.folder.read_trial(candidate.number)
-        if before and (before.seeds, before.epochs, before.config) == (len(seeds), epochs, config):
-            return
         if not seeds:
             return
+        folds, epochs, config = plan.wanted.folds, len(candidate.recalls), candidate.config.to_dict()
         probs_SNC, priors_SFC = self._stack(seeds)
+        priors = tuple(tuple(map(tuple, of_seed)) for of_seed in priors_SFC.tolist())
+        before, told = self.folder.read_trial(candidate.number), (len(seeds), epochs, config, priors)
+        # A run that was made again, perhaps on another device, has the same config and says something else.
+        if before and (before.seeds, before.epochs, before.config, before.priors) == told:
+            if np.array_equal(before.oof_probs(), probs_SNC):
+                return
         classes = len(plan.study.manifest.classes)
         corrected_SNC = list(map(correct_prior, probs_SNC, priors_SFC[:, plan.fold_of_N]))
         hits_SN = np.stack(corrected_SNC).argmax(2) == plan.labels_N
@@ -211,7 +214,7 @@ class Confirmation:
             recall=_mean_recall(corrected_SNC, plan.labels_N),
             recall_interval=bootstrap.interval(hits_SN.mean(axis=0)),
             recall_argmax=_mean_recall(probs_SNC, plan.labels_N),
-            priors=tuple(tuple(map(tuple, of_seed)) for of_seed in priors_SFC.tolist()),
+            priors=priors,
             elapsed_s=sum(run.elapsed_s for runs in seeds for run in runs),
         )
         self.folder.write_trial(trial, probs_SNC)

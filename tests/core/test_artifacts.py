@@ -136,16 +136,32 @@ def test_a_study_cannot_leave_the_folder_or_take_a_reserved_name(tmp_path: Path,
 
 def test_openings_of_a_test_split_are_counted_by_its_fingerprint(tmp_path: Path) -> None:
     studies = StudiesFolder(tmp_path)
-    assert [studies.log_test_opening(test, "build") for test in ("a", "b", "a")] == [1, 1, 2]
+    assert [studies.log_test_opening(test, [test], "build") for test in ("a", "b", "a")] == [1, 1, 2]
+
+
+def test_an_opening_of_some_of_the_images_counts_whatever_their_labels_were(tmp_path: Path) -> None:
+    studies = StudiesFolder(tmp_path)
+    assert studies.log_test_opening("before", ["1" * 64, "2" * 64], "build") == 1
+    assert studies.log_test_opening("a label corrected", ["1" * 64, "2" * 64], "build") == 2
+    assert studies.log_test_opening("more images", ["2" * 64, "3" * 64], "build") == 3
+    assert studies.log_test_opening("other images", ["4" * 64], "build") == 1
+
+
+def test_openings_that_an_older_version_noted_count_by_their_fingerprint_and_damaged_ones_not(tmp_path: Path) -> None:
+    older = {"test": "a", "command": "build", "utc": "2026-01-01T00:00:00Z"}
+    damaged = ({"test": "b", "images": [["1"], None, 1]}, {"images": {"1": 1}}, [], None)
+    lines = [json.dumps(each) for each in (older, *damaged)]
+    (tmp_path / "test_openings.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert StudiesFolder(tmp_path).log_test_opening("a", ["1"], "build") == 2
 
 
 def test_a_torn_line_in_the_log_of_openings_costs_no_later_one(tmp_path: Path) -> None:
     studies = StudiesFolder(tmp_path)
-    studies.log_test_opening("a", "build")
+    studies.log_test_opening("a", ["1"], "build")
     with (tmp_path / "test_openings.jsonl").open("a") as file:
         file.write('{"test": "a')
-    assert studies.log_test_opening("a", "build") == 2
-    assert studies.log_test_opening("a", "build") == 3
+    assert studies.log_test_opening("a", ["1"], "build") == 2
+    assert studies.log_test_opening("a", ["1"], "build") == 3
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

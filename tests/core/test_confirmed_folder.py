@@ -82,6 +82,40 @@ def test_a_run_that_is_made_again_takes_what_its_trial_amounts_to_with_it(folder
     assert not folder.has_trials
 
 
+def test_a_trial_stays_confirmed_beside_a_run_of_a_further_seed(folder: ConfirmedFolder) -> None:
+    folder.write_run(run_of(folder), PROBS, None)
+    folder.write_trial(trial_of(folder), PROBS[None])
+    folder.write_run(dataclasses.replace(run_of(folder), folder=folder.run_folder(12, 1, 1)), PROBS, None)
+    assert folder.read_trials() == [trial_of(folder)]
+
+
+def test_a_run_that_cannot_be_written_leaves_its_trial_confirmed(folder: ConfirmedFolder) -> None:
+    folder.write_run(run_of(folder), PROBS, None)
+    folder.write_trial(trial_of(folder), PROBS[None])
+    with pytest.raises(ValueError, match="Out of range float values"):
+        folder.write_run(run_of(folder, elapsed_s=float("nan")), PROBS[::-1], None)
+    assert folder.read_trials() == [trial_of(folder)]
+    assert folder.read_run(12, 1, 0) == run_of(folder)
+
+
+def test_whoever_is_killed_while_a_run_gives_way_leaves_nothing_that_speaks_of_it(
+    folder: ConfirmedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write_run(run_of(folder), PROBS, None)
+    folder.write_trial(trial_of(folder), PROBS[None])
+
+    def remove_half(path: Path) -> None:
+        (path / "probs.npy").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.confirmed_folder.shutil.rmtree", remove_half)
+        with pytest.raises(KeyboardInterrupt):
+            folder.write_run(run_of(folder), PROBS, None)
+    assert folder.read_trials() == []
+    assert folder.read_run(12, 1, 0) is None
+
+
 def test_folds_and_summary_survive_writing_and_reading(folder: ConfirmedFolder) -> None:
     assert (folder.read_folds(), folder.read_summary()) == ([], {})
     rows = [{"image": "a.jpg", "label": "mel", "group": "7", "fold": "1"}]

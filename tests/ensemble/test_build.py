@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from core.cli import command_line
+from core.datasets import load_manifest
 from core.errors import InputError
 from core.files import read_tensors, write_tensors
 from core.metrics import macro_recall
 from core.mirror import open_studies
+from core.splits import split_manifest
 from ensemble import predict
 from ensemble.build import main
 from ensemble.folder import check_replaceable
@@ -141,10 +143,29 @@ def test_each_opening_is_counted_outside_the_folder_that_a_rebuild_replaces(
     assert "opened 2 times" in (two.root / "ensemble" / "report.html").read_text()
 
 
+def test_a_label_that_is_corrected_does_not_seal_the_test_split_again(
+    studies: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies.add("a")
+    assert build(studies, *TORCH) == 0
+    corrected = tmp_path / "corrected"
+    shutil.copytree(studies.manifest.roots[0], corrected)
+    image = next(path for row in studies.split.test if (path := studies.manifest.paths[row]).startswith("nv/"))
+    (corrected / image).rename(corrected / "mel" / "corrected.png")
+    manifest = load_manifest(corrected)
+    split = split_manifest(manifest, seed=0)
+    assert manifest.fingerprint_of(split.test) != studies.manifest.fingerprint_of(studies.split.test)
+    type(studies)(studies.root, manifest, split).add("b")
+    capsys.readouterr()
+    assert build(studies, *TORCH, "--study", "b") == 0
+    assert "opening the test split, for the 2nd time in this folder" in capsys.readouterr().out
+    assert read(studies, "metrics.json")["test"]["opening"] == 2
+
+
 def test_ensemble_is_final_before_the_test_split_is_opened(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def log(self: Any, fingerprint: str, command: str) -> int:
+    def log(self: Any, fingerprint: str, image_hashes: tuple[str, ...], command: str) -> int:
         seen.append((self.ensemble / "ensemble.json").read_text())
         assert not (self.ensemble / "metrics.json").exists()
         return 1
@@ -358,7 +379,24 @@ def test_challenge_file_has_the_test_split_and_what_else_is_listed(
     with (folder / "predictions.csv").open() as file:
         ours = list(csv.DictReader(file))
     assert [float(row["NV"]) for row in rows[1:]] == pytest.approx([float(row["p_nv"]) for row in ours], abs=2e-9)
-    assert "1 of 16 listed images are not there, equal shares: gone" in capsys.readouterr().out
+    missing = "1 of 16 listed images are not there, equal shares: gone"
+    assert re.findall(f"{missing}|opening the test split", capsys.readouterr().out) == [
+        missing,
+        "opening the test split",
+    ]
+
+
+def test_a_list_of_other_images_than_those_of_the_test_split_opens_nothing(
+    two: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensemble.isic.CLASSES", ("NV", "MEL", "VASC"))
+    names = [Path(two.manifest.paths[row]).stem for row in two.split.train]
+    (tmp_path / "list.csv").write_text("\n".join(["image", *names]))
+    assert build(two, *TORCH, "--format", "isic", "--list", str(tmp_path / "list.csv")) == 2
+    sentence = f"`--list` must name some of the images, but none of {len(names)} is there. Check both."
+    assert sentence in capsys.readouterr().err
+    assert not (two.root / "ensemble").exists()
+    assert not (two.root / "test_openings.jsonl").exists()
     assert build(two, "--no-test") == 0  # what was written before is our own
 
 

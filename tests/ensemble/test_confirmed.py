@@ -106,6 +106,16 @@ def test_trials_are_ranked_and_reported_by_what_they_gave_out_of_fold(
     assert "Fitted to what confirmed trials said out of fold" in report
 
 
+def test_trials_beside_confirmed_ones_that_are_not_confirmed_are_named(
+    studies: Studies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "not confirmed, 1 of 3 complete trials, the best by validation first: a #2"
+    selection = choose_members(read_studies(studies.folder), top_k=None, fit_to="confirmed")
+    assert selection.left_out == [("test_efficientnet", told)]
+    assert build(studies, "--fit-to", "confirmed", "--no-test") == 0
+    assert f"left out  test_efficientnet: {told}" in capsys.readouterr().out
+
+
 def test_each_row_is_brought_from_the_prior_of_its_fold_to_that_of_the_member(studies: Studies) -> None:
     selection = choose_members(read_studies(studies.folder), top_k=2, fit_to="confirmed")
     assert [member.trial.number for member in selection.members] == [1, 0]

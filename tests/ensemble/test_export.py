@@ -31,6 +31,7 @@ from core.splits import split_manifest
 from core.versions import installed_versions
 from ensemble.calibrating import Images, decode_for, draw_balanced, judge_loss
 from ensemble.decision import VOTES, Rule, choose, pool
+from ensemble.describing_export import without_places
 from ensemble.export import main
 from ensemble.export_card import ExportCard
 from ensemble.exported import ExportedEnsemble
@@ -92,8 +93,9 @@ def built(demo: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(built: Path) -> Path:
-    assert main([str(built)]) == 0
-    return built / "ensemble.onnx"
+    file = built / "ensemble.onnx"
+    assert main([str(built), "--out", str(file)]) == 0
+    return file
 
 
 def describe_arch(name: str, size: int, framing: Framing = "whole") -> Arch:
@@ -131,7 +133,7 @@ def describe_ensemble(
         data={"root": "/home/somebody/images", "fingerprint": "f", "layout": "ham10000"},
         split={"seed": 0},
         versions=installed_versions(),
-        command="python -m ensemble.build studies",
+        command="python -m ensemble.build /home/somebody/studies --data /home/somebody/images --data=../somebody/more/",
         created="2026-01-01T00:00:00Z",
         rule=rule,
         operating_points=points,
@@ -272,15 +274,33 @@ def test_card_tells_what_goes_in_what_comes_out_and_where_it_is_from(built: Path
     assert card["bytes"] == exported.stat().st_size
     assert [member["arch"] for member in card["provenance"]["members"]] == list(SIZES)
     assert card["provenance"]["rule"] == spec.rule.to_dict()
-    assert card["provenance"]["built"]["command"] == spec.command
+    command = "python -m ensemble.build studies --data images --data=more"
+    assert card["provenance"]["built"]["command"] == command
+    command = f"python -m ensemble.export {built.name} --out ensemble.onnx"
+    assert card["provenance"]["exported"]["command"] == command
     inside = json.loads(json.dumps(ExportedEnsemble(exported).card.to_dict()))
     assert card == {**inside, **{name: card[name] for name in ("file", "bytes", "sha256")}}
 
 
-def test_file_tells_nothing_of_the_machine_that_wrote_it(exported: Path) -> None:
-    content = exported.read_bytes()
-    for secret in (b"/home/somebody", str(ROOT).encode(), b"site-packages"):
+def test_file_and_card_tell_nothing_of_the_machine_that_wrote_it(exported: Path) -> None:
+    assert exported.is_absolute()
+    content = exported.read_bytes() + exported.with_name("ensemble.onnx.json").read_bytes()
+    for secret in (b"somebody", str(exported.parent.parent).encode(), str(ROOT).encode(), b"site-packages"):
         assert secret not in content
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("x '/a b/c d' --out=/e/f.onnx", "x 'c d' --out=f.onnx"),
+        ("x s3://bucket/studies", "x studies"),
+        (r"x 'C:\a\b' --data '\\server\share\'", "x b --data share"),
+        ("x --min-sensitivity mel=0.9 / .", "x --min-sensitivity mel=0.9 / ."),
+        ("x '/a/b", "x b"),
+    ],
+)
+def test_of_a_path_in_a_command_others_read_the_last_name_only(command: str, told: str) -> None:
+    assert without_places(command) == told
 
 
 def test_exported_files_go_with_the_folder_when_it_is_built_anew(exported: Path) -> None:

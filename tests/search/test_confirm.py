@@ -1,5 +1,6 @@
 """`search.confirm`: what it trains, what it keeps, what it says, and what it refuses."""
 
+import dataclasses
 import json
 import os
 import re
@@ -205,6 +206,19 @@ def test_more_seeds_are_more_runs_and_those_there_stay(confirmed: Path, tmp_path
     assert_same_arrays(arrays(studies), after)
 
 
+def test_further_seeds_that_are_stopped_leave_trials_confirmed(
+    confirmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = Path(shutil.copytree(confirmed, tmp_path / "studies"))
+    folder = study_in(studies).confirmed
+    before = folder.read_trials()
+    monkeypatch.setattr("search.watching.stop_asked", StopAfter(4))
+    assert confirm(studies, *TWO, "--seeds", 2) == 0
+    assert list(folder.root.glob("trial-*/fold-0-seed-1/complete.json"))
+    assert not list(folder.root.glob("trial-*/fold-1-seed-1/complete.json"))
+    assert folder.read_trials() == before
+
+
 def assert_same_arrays(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
     assert first.keys() == second.keys()
     assert all(np.array_equal(array, second[name]) for name, array in first.items())
@@ -216,6 +230,30 @@ def test_models_are_kept_if_asked_for_also_of_runs_that_have_none(confirmed: Pat
     assert confirm(studies, *TWO, "--keep-models") == 0
     assert len(list(study_in(studies).confirmed.root.rglob("fold-?-seed-0/model.safetensors"))) == 4
     assert_same(studies, confirmed)
+
+
+def test_a_trial_says_what_its_runs_say_also_of_one_that_somebody_removed_and_another_device_made_again(
+    confirmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core.refit import Refitter
+    from core.traindata import TrainResult
+
+    studies = Path(shutil.copytree(confirmed, tmp_path / "studies"))
+    folder, number = study_in(studies).confirmed, ranked(studies)[0]
+    shutil.rmtree(folder.run_folder(number, 1, 0))
+    refit: Callable[..., TrainResult] = Refitter.refit
+
+    def refit_elsewhere(self: Refitter, *args: object, **kwargs: object) -> TrainResult:
+        result = refit(self, *args, **kwargs)
+        return dataclasses.replace(result, val_probs=result.val_probs[:, ::-1])
+
+    monkeypatch.setattr(Refitter, "refit", refit_elsewhere)
+    assert confirm(studies, *TWO) == 0
+    trial, made_again = folder.read_trial(number), folder.read_run(number, 1, 0)
+    assert trial is not None
+    assert made_again is not None
+    held_out_N = np.array([row["fold"] == "1" for row in folder.read_folds()])
+    np.testing.assert_array_equal(trial.oof_probs()[0, held_out_N], made_again.probs())
 
 
 @pytest.mark.parametrize("looks", [1, 4, 9])
