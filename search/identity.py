@@ -203,7 +203,7 @@ def refuse_differences(
     if differing:
         was, now_is = full_name(study), full_name(now)
         # Without a tag an --arch stands for the default one, and it names the study if nothing else does.
-        own = "" if was == now_is else f", --arch {was} --study {study.get('serves') or name}"
+        own = "" if was == now_is else f", --arch {was} --study {_serves(study) or name}"
         raise InputError(
             f"The study {name} must be continued with what it was started with, but these differ: "
             f"{'; '.join(differing)}. Give what it was started with{own}, or start another study with --study NAME."
@@ -263,7 +263,17 @@ def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[
         "patience": (study["patience"], str(study["patience"])),
         "views": (_views(study), _views(study) or "one an epoch"),
         "unlabelled images": _unlabelled(study),
+        # What finds trials for another study keeps no weights and doesn't vote.
+        "purpose": (
+            _serves(study),
+            f"to find trials for {_serves(study)}" if _serves(study) else "to stand for itself",
+        ),
     }
+
+
+def _serves(study: Mapping[str, Any]) -> str:
+    """The study that this one finds trials for; none if it is of before there were such."""
+    return str(study.get("serves") or "")
 
 
 def _normalisation(study: dict[str, Any]) -> tuple[Any, str]:
