@@ -94,7 +94,11 @@ def test_what_was_tried_or_has_begun_is_not_proposed_again() -> None:
     [
         (
             (*SIZES[:2], "--search-size", 48),
-            "`--search-size` must be below the image size of 48, but got --search-size 48",
+            "`--search-size` must be at least 32 pixels and below the image size of 48, but got --search-size 48",
+        ),
+        (
+            (*SIZES[:2], "--search-size", 16),
+            "`--search-size` must be at least 32 pixels and below the image size of 48, but got --search-size 16",
         ),
         (("--retrain", 3), "`--retrain` must come with --search-size, but got --retrain 3 alone"),
         ((*SIZES, "--retrain", 0), "--retrain"),
