@@ -100,6 +100,12 @@ def framing_of(study: Mapping[str, Any]) -> Framing:
     return framing
 
 
+def full_name(study: Mapping[str, Any]) -> str:
+    """The timm model of a study with the tag of its weights, as its `study.json` says."""
+    name, tag = study["arch"]["timm_name"], study["arch"]["weight_tag"]
+    return f"{name}.{tag}" if tag else str(name)
+
+
 def describe_study(setup: "Setup") -> dict[str, Any]:
     """What `study.json` says."""
     manifest, split, settings = setup.manifest, setup.split, setup.settings
@@ -195,9 +201,12 @@ def refuse_differences(
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"The study.json of {name} must be whole, but is damaged ({error}). Restore it.") from error
     if differing:
+        was, now_is = full_name(study), full_name(now)
+        # Without a tag an --arch stands for the default one, and it names the study if nothing else does.
+        own = "" if was == now_is else f", --arch {was} --study {_serves(study) or name}"
         raise InputError(
             f"The study {name} must be continued with what it was started with, but these differ: "
-            f"{'; '.join(differing)}. Give what it was started with, or start another study with --study NAME."
+            f"{'; '.join(differing)}. Give what it was started with{own}, or start another study with --study NAME."
         )
 
 
@@ -236,7 +245,9 @@ def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[
     counts = Counter(row["split"] for row in rows)
     sizes = "/".join(f"{counts[part]:,}" for part in _PARTS)
     return {
-        "architecture": (study["arch"]["timm_name"], study["arch"]["timm_name"]),
+        # A tag stands for weights and what they were trained on; which one is the default, timm's versions change.
+        "architecture": (full_name(study), full_name(study)),
+        "normalisation": _normalisation(study),
         "image size": (study["arch"]["image_size"], str(study["arch"]["image_size"])),
         "framing": (framing_of(study), framing_of(study)),
         "data": (data["fingerprint"], f"{counted(data['images'], 'image')} with fingerprint {data['fingerprint'][:8]}"),
@@ -252,7 +263,27 @@ def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[
         "patience": (study["patience"], str(study["patience"])),
         "views": (_views(study), _views(study) or "one an epoch"),
         "unlabelled images": _unlabelled(study),
+        # What finds trials for another study keeps no weights and doesn't vote.
+        "purpose": (
+            _serves(study),
+            f"to find trials for {_serves(study)}" if _serves(study) else "to stand for itself",
+        ),
     }
+
+
+def _serves(study: Mapping[str, Any]) -> str:
+    """The study that this one finds trials for; none if it is of before there were such."""
+    return str(study.get("serves") or "")
+
+
+def _normalisation(study: dict[str, Any]) -> tuple[Any, str]:
+    """Mean and standard deviation of the channels, as JSON has them."""
+    mean, std = list(study["arch"]["mean"]), list(study["arch"]["std"])
+    return (mean, std), f"mean {_in_words(mean)} and std {_in_words(std)}"
+
+
+def _in_words(numbers: Sequence[float]) -> str:
+    return "/".join(f"{number:.4g}" for number in numbers)
 
 
 def _unlabelled(study: dict[str, Any]) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from search.pictures import Pictures, name_pictures
 INFEASIBLE = "infeasible"  # the constraint that tells the sampler to stay away
 PRUNED = "pruned"
 COMPLETE = "complete"
+PRUNED_IN = "pruned_in"  # the attribute that tells the epoch, counted from 0, in which a trial was pruned
 MAX_DEATHS = 5  # of processes in a row that ran one trial, without an epoch between them
 
 _log = logging.getLogger(__name__)
@@ -125,15 +126,16 @@ class Objective:
         self.watcher.trial_starts(trial.number, config, epochs_in(checkpoint))
 
         def on_epoch(result: EpochResult) -> str | None:
+            is_last = result.epoch + 1 == config.epochs
             with hold.acting():
                 if result.epoch not in reported:  # else it is done again, for want of a checkpoint
                     trial.report(result.val.recall, step=result.epoch)
                     reported[result.epoch] = result.val.recall
+                # Optuna judges by the last report. An epoch that is repeated was judged before, as it stood then.
+                is_newest = result.epoch >= max(reported)
+                is_pruned = is_newest and not is_last and _is_pruned(trial, result.epoch)
             self.watcher.epoch_done(result)
-            is_last = result.epoch + 1 == config.epochs
-            # Optuna judges by the last report. An epoch that is repeated was judged before, as it stood then.
-            is_newest = result.epoch >= max(reported, default=-1)
-            return PRUNED if is_newest and not is_last and trial.should_prune() else None
+            return PRUNED if is_pruned else None
 
         def train() -> TrainResult:
             return self.trainer.train(config, on_epoch, checkpoint_file=checkpoint, on_step=self.watcher.step_done)
@@ -227,6 +229,19 @@ class Objective:
         hold.check()  # this process may have been stopped since it took the lock
         study.tell(trial, value, state)
         hold.end()
+
+
+def _is_pruned(trial: optuna.Trial, epoch: int) -> bool:
+    """Whether the pruner ends a trial with the epoch that was reported last; asked again, it says the same.
+
+    Hyperband itself doesn't: it notes with the trial what it has judged, and lets it pass the next time. Within
+    `hold.acting`.
+    """
+    if trial.user_attrs.get(PRUNED_IN) == epoch:
+        return True
+    if verdict := trial.should_prune():
+        trial.set_user_attr(PRUNED_IN, epoch)
+    return verdict
 
 
 def _first_line(error: BaseException) -> str:

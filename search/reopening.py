@@ -13,14 +13,22 @@ from core.artifacts import StudiesFolder, StudyFolder
 from core.dataspec import DataSpec
 from core.errors import InputError, counted
 from core.manifest import Manifest
-from core.shapes import find_misfit
+from core.shapes import NUMBER, find_misfit
 from core.splits import Split, split_manifest
 from core.unlabelled import refuse_weights_that_know
 from core.weights import Weights, resolve_weights
-from search.identity import framing_of, split_rows
+from search.identity import framing_of, full_name, split_rows
 
+_CHANNELS = (NUMBER, NUMBER, NUMBER)
 _STUDY = {
-    "arch": {"name": str, "timm_name": str, "image_size": int},
+    "arch": {
+        "name": str,
+        "timm_name": str,
+        "image_size": int,
+        "mean": _CHANNELS,
+        "std": _CHANNELS,
+        "weight_tag": str | None,
+    },
     "data": {"root": str, "fingerprint": str},
     "split": {"seed": int},
     "weights": {"hash": str, "spec": str},
@@ -34,7 +42,7 @@ class Reopened:
 
     Attributes:
         folder: Where it lies.
-        arch: The backbone, with the image size and framing of its trials.
+        arch: The backbone, with the image size, normalisation and framing of its trials.
         manifest: All rows.
         split: Their parts, as `split.csv` has them.
         rows: Those of `split.csv`, in the manifest's order.
@@ -99,9 +107,7 @@ def reopen(
             f"Trials that are trained again must have learned from labelled images alone, but {folder.name} was "
             "searched with --unlabelled, whose images may show lesions that a fold holds out. Choose one with --study."
         )
-    arch = resolve_arch(info["arch"]["name"])
-    if arch.timm_name != info["arch"]["timm_name"]:
-        raise _damaged(folder, f"{arch.name} is {arch.timm_name} and not {info['arch']['timm_name']}")
+    arch = _find_arch(folder, info)
     manifest = load(_find_data(folder, info["data"], places))
     if manifest.fingerprint != info["data"]["fingerprint"]:
         raise InputError(
@@ -123,7 +129,7 @@ def reopen(
     refuse_weights_that_know(weights, manifest, every, parts=f"what folds of {folder.name} hold out", way_out=way_out)
     return Reopened(
         folder=folder,
-        arch=dataclasses.replace(arch, image_size=info["arch"]["image_size"], framing=framing_of(info)),
+        arch=arch,
         manifest=manifest,
         split=split,
         rows=rows,
@@ -141,6 +147,26 @@ def read_info(folder: StudyFolder) -> dict[str, Any]:
     if misfit := find_misfit(info, _STUDY):
         raise _damaged(folder, misfit)
     return info
+
+
+def _find_arch(folder: StudyFolder, info: dict[str, Any]) -> Arch:
+    """The backbone as the study's trials had it: what timm says of its default tag by now may be another's."""
+    stored = info["arch"]
+    name, _, tag = stored["name"].partition(".")
+    arch = resolve_arch(name)
+    if arch.timm_name != stored["timm_name"] or tag not in ("", stored["weight_tag"]):
+        raise _damaged(folder, f"{stored['name']} is not {full_name(info)}")
+    if not min(stored["std"]) > 0:
+        raise _damaged(folder, f"arch.std is {stored['std']} and not above 0")
+    return dataclasses.replace(
+        arch,
+        name=stored["name"],
+        image_size=stored["image_size"],
+        mean=tuple(stored["mean"]),
+        std=tuple(stored["std"]),
+        weight_tag=stored["weight_tag"],
+        framing=framing_of(info),
+    )
 
 
 def _find_data(folder: StudyFolder, data: dict[str, Any], places: Sequence[Path]) -> DataSpec:

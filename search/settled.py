@@ -9,13 +9,13 @@ from core.errors import InputError
 from core.framing import DEFAULT, Framing
 from core.shapes import find_misfit
 from core.weights import Weights, resolve_weights
-from search.identity import framing_of
+from search.identity import framing_of, full_name
 from search.storage import read_storage
 
 if TYPE_CHECKING:
     from search.setup import Settings
 
-_BACKBONE = {"arch": {"timm_name": str}}
+_BACKBONE = {"arch": {"timm_name": str, "weight_tag": str | None}}
 
 
 def find_framing(settings: "Settings", folders: Sequence[StudyFolder]) -> Framing:
@@ -39,7 +39,7 @@ def find_framing(settings: "Settings", folders: Sequence[StudyFolder]) -> Framin
 def find_weights(settings: "Settings", arch: Arch, folders: Sequence[StudyFolder]) -> Weights:
     """The study's own weights once it has been started, so that a vanished hub changes nothing; else others.
 
-    Random ones, or those of a file, are its own only once it has a trial.
+    Random ones, those of a file and those of another tag are its own only once it has a trial.
 
     Args:
         settings: What the user asked for.
@@ -57,7 +57,8 @@ def find_weights(settings: "Settings", arch: Arch, folders: Sequence[StudyFolder
         if study["arch"]["timm_name"] != arch.timm_name:  # refused later, if it has trials
             break
         # A study without trials is free to become another; its workers, which need no hub, say the same as it.
-        if stored["spec"] != "auto" and not _has_trials(settings, folder):
+        is_same = stored["spec"] == "auto" and full_name(study) == arch.full_name
+        if not is_same and not _has_trials(settings, folder):
             continue
         if stored["spec"] == "none":
             return resolve_weights("none", arch)

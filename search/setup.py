@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from core.archs import Arch, resolve_arch
+from core.archs import SMALLEST_SIZE, Arch, resolve_arch
 from core.artifacts import StudiesFolder, StudyFolder
 from core.backbones import build_classifier
 from core.budget import Budget
@@ -173,10 +173,10 @@ def prepare(settings: Settings) -> Setup:
     arch = resolve_arch(settings.arch)
     if settings.image_size is not None:
         arch = dataclasses.replace(arch, image_size=settings.image_size)
-    if settings.search_size is not None and settings.search_size >= arch.image_size:
+    if settings.search_size is not None and not SMALLEST_SIZE <= settings.search_size < arch.image_size:
         raise InputError(
-            f"`--search-size` must be below the image size of {arch.image_size}, but got --search-size "
-            f"{settings.search_size}. Choose half of it, say."
+            f"`--search-size` must be at least {SMALLEST_SIZE} pixels and below the image size of {arch.image_size}, "
+            f"but got --search-size {settings.search_size}. Choose half the image size, say, or leave it out."
         )
     data = locate_data(settings.data)
     manifest = load_manifest(data)

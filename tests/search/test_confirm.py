@@ -17,8 +17,10 @@ import pytest
 
 from core.artifacts import StudiesFolder, StudyFolder
 from core.cli import run
+from core.datasets import load_manifest
 from core.metrics import bootstrap_interval, confusion_matrix, correct_prior, macro_recall
 from search.confirm import build_parser, main
+from search.reopening import reopen
 from tests.search.test_run import ROOT, StopAfter, contents, error_of, search
 
 NAME = "demo-test_efficientnet"
@@ -318,6 +320,24 @@ def test_a_run_of_a_trial_that_had_the_number_before_is_made_again(confirmed: Pa
     assert len(study_in(studies).confirmed.read_summary()["trials"]) == 2
 
 
+def change_arch(studies: Path, **fields: object) -> None:
+    """Changes what a study's `study.json` says of its backbone."""
+    file = study_in(studies).root / "study.json"
+    study = json.loads(file.read_text())
+    file.write_text(json.dumps({**study, "arch": {**study["arch"], **fields}}))
+
+
+def test_trials_are_trained_again_with_the_normalisation_of_their_study(studies: Path) -> None:
+    change_arch(studies, mean=[0.5, 0.25, 0.5], std=[0.5, 0.5, 0.25], weight_tag="of_an_older_timm")
+    arch = reopen(study_in(studies), StudiesFolder(studies), (), load_manifest).arch
+    assert (arch.mean, arch.std) == ((0.5, 0.25, 0.5), (0.5, 0.5, 0.25))
+    assert (arch.full_name, arch.image_size) == ("test_efficientnet.of_an_older_timm", 32)
+
+
+def spoil_std(studies: Path) -> None:
+    change_arch(studies, std=[0.5, 0, 0.5])
+
+
 def drop_trials(studies: Path) -> None:
     for folder in study_in(studies).root.glob("trial-*"):
         shutil.rmtree(folder)
@@ -355,6 +375,7 @@ def nothing(studies: Path) -> None:
             f"must be given 1 times, as for the search of {NAME}, but",
         ),
         (drop_trials, (), f"A study must have a complete, undamaged trial to be confirmed, but {NAME} has none"),
+        (spoil_std, (), r"study.json must describe a study, but it is damaged: arch.std is \[0.5, 0, 0.5\] and not"),
         (move_data, (), f"The data of {NAME} must exist, but .*-moved does not. Say with --data where it is now"),
         (
             drop_history,

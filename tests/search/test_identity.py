@@ -15,6 +15,7 @@ from core.weights import Weights
 from search.crew import Crew
 from search.identity import describe_study, refuse_differences, split_rows
 from search.run import build_parser, read_settings
+from search.settled import find_weights
 from search.setup import Setup, prepare
 from search.storage import open_storage
 from search.worker import Goal, Work, begin
@@ -52,6 +53,47 @@ def test_a_seed_is_part_of_a_study_though_it_changes_no_part(images: Path, tmp_p
     now = {**study, "split": {**study["split"], "seed": 7}}
     with pytest.raises(InputError, match=r"these differ: seed \(was 0, now 7\)\."):
         refuse_differences(study, now, name="official", rows=(rows, rows))
+
+
+def retagged(setup: Setup, tag: str) -> Setup:
+    """The same with weights of another tag, which were trained on pixels of another scale."""
+    arch = dataclasses.replace(setup.arch, weight_tag=tag, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.5))
+    return dataclasses.replace(setup, arch=arch)
+
+
+def test_the_tag_and_the_normalisation_are_part_of_a_study(images: Path, tmp_path: Path) -> None:
+    setup = prepared(images, tmp_path)
+    storage = open_storage(setup.settings.studies)
+    begin(setup, storage).ask()
+    begin(prepared(images, tmp_path), storage)  # what JSON gives back is the same
+    sentence = (
+        r"these differ: architecture \(was test_efficientnet\.r160_in1k, now test_efficientnet\.other\); normalisation "
+        r"\(was mean 0\.485/0\.456/0\.406 and std 0\.229/0\.224/0\.225, now mean 0\.5/0\.5/0\.5 and std 0\.5/0\.25/"
+        r"0\.5\)\. Give what it was started with, --arch test_efficientnet\.r160_in1k --study demo-test_efficientnet"
+    )
+    with pytest.raises(InputError, match=sentence):
+        begin(retagged(setup, "other"), storage)
+    small = dataclasses.replace(retagged(setup, "other"), serves="full")
+    study, rows = describe_study(small), split_rows(setup.manifest, setup.split)
+    with pytest.raises(InputError, match=r"--arch test_efficientnet\.other --study full, or start another"):
+        refuse_differences(study, describe_study(setup), name="full-32px", rows=(rows, rows))
+
+
+def test_weights_of_another_tag_stay_only_if_there_is_a_trial_of_them(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"a": torch.zeros(3)}
+    monkeypatch.setattr("core.weights._find", lambda arch: Weights(state=state, origin=f"the hub's {arch.weight_tag}"))
+    setup = prepared(images, tmp_path)
+    weights = Weights(state=state, origin="another tag's")
+    settings = dataclasses.replace(setup.settings, weights="auto")
+    study = begin(
+        dataclasses.replace(retagged(setup, "other"), settings=settings, weights=weights),
+        open_storage(setup.settings.studies),
+    )
+    assert find_weights(settings, setup.arch, [setup.folder]).origin == "the hub's r160_in1k"
+    study.ask()
+    assert find_weights(settings, setup.arch, [setup.folder]).origin == "another tag's"
 
 
 def test_random_weights_stay_only_if_there_is_a_trial_of_them(

@@ -12,6 +12,7 @@ from core.errors import InputError
 from core.trainer import Trainer
 from search.crew import Crew, FencedError, TakenOverError
 from search.objective import Objective, StoppedError
+from search.samplers import build_pruner
 from tests.search.conftest import RecordingWatcher, go_on, run_trial
 
 
@@ -50,6 +51,33 @@ def test_a_pruned_trial_is_kept_without_weights(study: optuna.Study, objective: 
     [record] = objective.folder.read_trials()
     assert study.trials[0].state == TrialState.PRUNED
     assert (record.state, record.has_model, len(record.history())) == ("pruned", False, 1)
+
+
+def test_a_verdict_is_honoured_though_the_trial_could_not_be_kept(
+    study: optuna.Study, objective: Objective, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.pruner = build_pruner("hyperband", epochs=4)
+    longer = dataclasses.replace(objective, fixed=objective.fixed | {"epochs": 4})
+    for _ in range(6):  # so good that another is ended where it is first judged, in its third epoch
+        rival = study.ask()
+        for epoch in range(4):
+            rival.report(1.0, epoch)
+            rival.should_prune()
+        study.tell(rival, 1.0)
+    trial = ask(study)
+
+    def fill_disk(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "_keep", fill_disk)
+        with pytest.raises(OSError, match="No space left"):
+            run_trial(longer, study, crew, trial)
+    assert study.trials[trial.number].state == TrialState.RUNNING
+    go_on(longer, study, crew)
+    [record] = objective.folder.read_trials()
+    assert study.trials[trial.number].state == TrialState.PRUNED
+    assert (record.state, len(record.history())) == ("pruned", 3)
 
 
 def test_a_trial_that_reached_its_last_epoch_is_complete_whatever_the_pruner_says(

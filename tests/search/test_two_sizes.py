@@ -17,7 +17,7 @@ from search.summary import rank
 from search.two_sizes import run_two_sizes
 from search.worker import Goal, begin
 from tests.search.test_identity import prepared
-from tests.search.test_run import search
+from tests.search.test_run import contents, error_of, search
 
 SMALL = ["--arch", "test_efficientnet", "--weights", "none", "--device", "cpu", "--epochs", 2]
 SIZES = ["--image-size", 48, "--search-size", 32]
@@ -94,7 +94,11 @@ def test_what_was_tried_or_has_begun_is_not_proposed_again() -> None:
     [
         (
             (*SIZES[:2], "--search-size", 48),
-            "`--search-size` must be below the image size of 48, but got --search-size 48",
+            "`--search-size` must be at least 32 pixels and below the image size of 48, but got --search-size 48",
+        ),
+        (
+            (*SIZES[:2], "--search-size", 16),
+            "`--search-size` must be at least 32 pixels and below the image size of 48, but got --search-size 16",
         ),
         (("--retrain", 3), "`--retrain` must come with --search-size, but got --retrain 3 alone"),
         ((*SIZES, "--retrain", 0), "--retrain"),
@@ -107,6 +111,23 @@ def test_sizes_that_make_no_sense_are_refused(
     assert search(*SMALL, *words, "--data", images, "--studies", studies, "--trials", 1) == 2
     assert sentence in capsys.readouterr().err
     assert not studies.exists()
+
+
+def test_a_study_of_its_own_does_not_come_to_serve_another_nor_the_other_way(
+    searched: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies, name = tmp_path / "studies", "demo-test_efficientnet-32px"
+    command = [*SMALL, "--data", images, "--trials", 9]
+    alone = prepared(images, studies, "--study", name, "--image-size", 32)
+    begin(alone, open_storage(alone.settings.studies)).ask()
+    before = contents(studies)
+    assert search(*command, "--studies", studies, *SIZES) == 2
+    assert "purpose (was to stand for itself, now to find trials for demo-test_efficientnet)" in error_of(capsys)
+    assert contents(studies) == before
+    before = contents(searched)
+    assert search(*command, "--studies", searched, "--study", name, "--image-size", 32) == 2
+    assert "purpose (was to find trials for demo-test_efficientnet, now to stand for itself)" in error_of(capsys)
+    assert contents(searched) == before
 
 
 def test_what_the_full_size_refuses_is_refused_before_the_small_search(
