@@ -146,6 +146,10 @@ class MirroredStudy(StudyFolder):
                     file.unlink(missing_ok=True)
             return self._fetch("split.csv") and bool(study)
 
+    def bring_up_to_date(self) -> None:
+        if self.exists:
+            self._fetch_trials()
+
     def _forget(self) -> None:
         """Removes what the copy holds of trials, finished or not."""
         for _, folder in self._trial_folders():
