@@ -79,13 +79,15 @@ class StudiesFolder:
 
     def read_studies(self) -> list[StudyFolder]:
         """All studies that have been started here, by name; folders of other names can be none of ours."""
-        if not self.root.is_dir():
-            return []
-        names = [path.parent.name for path in sorted(self.root.glob("*/study.json"))]
+        names = sorted(self._names())
         for name in names:
             if not _is_study_name(name):
-                _log.warning("%s has a name that no study has, and is passed over", one_line(str(self.root / name)))
-        return [StudyFolder(self.root / name) for name in names if _is_study_name(name)]
+                _log.warning("%s has a name that no study has, and is passed over", one_line(f"{self.place}/{name}"))
+        return [self.study(name) for name in names if _is_study_name(name)]
+
+    def _names(self) -> list[str]:
+        """Of the folders that have a `study.json`."""
+        return [path.parent.name for path in self.root.glob("*/study.json")]
 
     def publish(self, path: Path) -> None:
         """Shows others a file or folder in here that is whole now. They read the same folder."""

@@ -73,9 +73,10 @@ class MirroredStudies(StudiesFolder):
         return MirroredStudy(super().study(name).root, self.remote, with_models=self._with_models)
 
     def read_studies(self) -> list[StudyFolder]:
-        for name in self.remote.names("*/study.json"):
-            _fetch(self.remote, self.root, name)
-        return [self.study(folder.name) for folder in super().read_studies() if self.study(folder.name).exists]
+        return [folder for folder in super().read_studies() if folder.exists]
+
+    def _names(self) -> list[str]:
+        return [PurePosixPath(name).parent.name for name in self.remote.names("*/study.json")]
 
     def weights_file(self, tensor_hash: str) -> Path:
         file = super().weights_file(tensor_hash)
@@ -132,16 +133,29 @@ class MirroredStudy(StudyFolder):
 
     @property
     def exists(self) -> bool:
-        before = self._read_copied_study()
-        there = all([self._fetch("split.csv"), self._fetch("study.json")])
-        if before != self._read_copied_study():  # another study had this name, and the copy holds its trials
-            for _, folder in self._trial_folders():
-                shutil.rmtree(folder)
-        return there
-
-    def _read_copied_study(self) -> bytes:
         file = self.root / "study.json"
-        return file.read_bytes() if file.is_file() else b""
+        # Not after another process of this machine has seen the same, and begun to keep checkpoints.
+        with self._one_at_a_time():
+            study = self._remote.read(self._name(file))
+            if study != (file.read_bytes() if file.is_file() else b""):  # another study had this name
+                self._forget()
+                if study:
+                    with written_aside(file) as aside:
+                        aside.write_bytes(study)
+                else:
+                    file.unlink(missing_ok=True)
+            return self._fetch("split.csv") and bool(study)
+
+    def bring_up_to_date(self) -> None:
+        if self.exists:
+            self._fetch_trials()
+
+    def _forget(self) -> None:
+        """Removes what the copy holds of trials, finished or not."""
+        for _, folder in self._trial_folders():
+            shutil.rmtree(folder)
+        for file in self.running.glob("*.safetensors"):
+            file.unlink(missing_ok=True)
 
     def read_summary(self) -> Any:
         self._fetch("summary.json")

@@ -42,6 +42,9 @@ class StudyFolder:
         """Whether a study has been started here."""
         return (self.root / "study.json").is_file()
 
+    def bring_up_to_date(self) -> None:
+        """Fetches what others have written, so that reading it takes no time later. They write to the same folder."""
+
     def read_study(self) -> dict[str, Any]:
         """What the study is: data, split, space, weights, versions, command.
 

@@ -41,6 +41,7 @@ def begin(setup: Setup, storage: BaseStorage) -> optuna.Study:
     Raises:
         InputError: The study was started with something else, or its folder and Optuna's journal disagree.
     """
+    setup.folder.bring_up_to_date()  # it may be hundreds of trials, for which nobody else should have to wait
     with setup.leases().lock():
         study = open_study(storage, setup.folder.name)
         start_or_continue(setup, study)

@@ -8,18 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import joblib
 import optuna
 import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
-from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS
+from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS, get_active_backend
 from optuna.storages import BaseStorage
 
 from core.cli import stop_asked
 from core.device import available_cores, free_memory
-from core.errors import InputError, one_line
+from core.errors import InputError, LostError, one_line
 from core.loaders import decode_ahead, decode_once
 from core.pixels import ensure_array_of_files
 from search.crew import Crew
@@ -76,11 +76,11 @@ def run_workers(
         if setup.settings.backend == "loky":
             outcomes = Pools(study, onlooker).run(jobs)
         else:
-            outcomes = _run_elsewhere(setup.settings, jobs)
-    if failed := next((outcome.failed for outcome in outcomes if outcome.failed), ""):
-        raise SearchFailedError(failed)
+            outcomes = _run_elsewhere(setup.settings, jobs, onlooker)
     if count_finished(study) >= goal.n_trials:
         return ""
+    if failed := next((outcome.failed for outcome in outcomes if outcome.failed), ""):
+        raise SearchFailedError(failed)
     return onlooker.why or next((outcome.stopped for outcome in outcomes if outcome.stopped), "its workers have left")
 
 
@@ -146,13 +146,15 @@ class Pools:
                 try:
                     with ProcessPoolExecutor(max_workers=1, env=threads) as pool:
                         outcome: Outcome = pool.submit(run_job, job).result()
-                        return outcome
+                    if outcome.failed:
+                        _end_all(self._onlooker, outcome.failed)
+                    return outcome
                 except BrokenProcessPool as error:
                     self._count_crash(error)
                 if self._onlooker.why:
                     return Outcome(stopped=self._onlooker.why)
         except BaseException as error:
-            self._onlooker.end_workers(str(error))  # the others, which this thread's end would wait for
+            _end_all(self._onlooker, str(error))  # the others, which this thread's end would wait for
             raise
 
     def _count_crash(self, error: BrokenProcessPool) -> None:
@@ -165,7 +167,13 @@ class Pools:
         _log.warning("a worker was killed; its trial goes on from its last checkpoint")
 
 
-def _run_elsewhere(settings: Settings, jobs: list[Job]) -> list[Outcome]:
+def _end_all(onlooker: Onlooker, why: str) -> None:
+    """Lets all workers stop after their present step."""
+    with suppress(LostError):  # `_looking` tries again until it has been written down
+        onlooker.end_workers(why)
+
+
+def _run_elsewhere(settings: Settings, jobs: list[Job], onlooker: Onlooker) -> list[Outcome]:
     """Runs workers through joblib, whose backend sees to it that each runs to its end."""
     options = {"scheduler_host": settings.scheduler} if settings.scheduler else {}
     try:
@@ -175,8 +183,16 @@ def _run_elsewhere(settings: Settings, jobs: list[Job]) -> list[Outcome]:
             f"`--scheduler` must be the address of a Dask scheduler that answers, but got --scheduler "
             f"{settings.scheduler} ({one_line(str(error))}). Start one, or leave --backend out."
         ) from error
+    outcomes: list[Outcome] = []
     with config:
-        return list(joblib.Parallel(batch_size=1, pre_dispatch="all")(joblib.delayed(run_job)(job) for job in jobs))
+        can_tell_of_each = get_active_backend()[0].supports_return_generator
+        return_as = "generator_unordered" if can_tell_of_each else "list"
+        workers = joblib.Parallel(batch_size=1, pre_dispatch="all", return_as=return_as)
+        for outcome in workers(joblib.delayed(run_job)(job) for job in jobs):
+            if outcome.failed:
+                _end_all(onlooker, outcome.failed)
+            outcomes.append(outcome)
+    return outcomes
 
 
 def plan_jobs(setup: Setup, goal: Goal, *, parent: str, deadline: float | None) -> list[Job]:

@@ -3,17 +3,20 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import optuna
 import pytest
 import torch
 
+from core.artifacts import StudyFolder, TrialRecord
 from core.errors import InputError
 from core.mirror import MirroredStudies
 from core.weights import Weights
 from search.crew import Crew
-from search.identity import describe_study, refuse_differences, split_rows
+from search.identity import describe_study, refuse_differences, split_rows, start_or_continue
 from search.run import build_parser, read_settings
 from search.settled import find_weights
 from search.setup import Setup, prepare
@@ -120,3 +123,46 @@ def test_first_weights_are_sent_again_to_a_place_that_was_emptied(images: Path, 
         begin(setup, optuna.storages.InMemoryStorage())
         assert (bucket / "weights" / f"{weights.hash}.safetensors").is_file()
         shutil.rmtree(bucket)
+
+
+def test_trials_at_a_url_are_fetched_before_anybody_has_to_wait_for_it(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = prepared(images, tmp_path / "studies")
+    settings = dataclasses.replace(setup.settings, studies=MirroredStudies(f"file://{tmp_path}/bucket"))
+    setup = dataclasses.replace(setup, settings=settings, folder=settings.studies.study(setup.folder.name))
+    storage = optuna.storages.InMemoryStorage()
+    study, config = begin(setup, storage), {**setup.fixed, **setup.space.known_good}
+    add_trial(setup.folder, number=study.ask().number, config=config)
+
+    monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path / "another machine"))
+    there = MirroredStudies(settings.studies.place)
+    setup = dataclasses.replace(
+        setup, settings=dataclasses.replace(settings, studies=there), folder=there.study(setup.folder.name)
+    )
+    copied: list[bool] = []
+
+    def look(setup: Setup, study: optuna.Study) -> None:
+        copied.append((setup.folder.trial_folder(0) / "complete.json").is_file())
+        start_or_continue(setup, study)
+
+    monkeypatch.setattr("search.worker.start_or_continue", look)
+    begin(setup, storage)
+    assert copied == [True]
+
+
+def add_trial(folder: StudyFolder, *, number: int, config: dict[str, Any]) -> None:
+    """A finished trial with nothing worth reading in it."""
+    record = TrialRecord(
+        number=number,
+        state="complete",
+        folder=Path(),
+        config=config,
+        recall=0.5,
+        recall_interval=(0.4, 0.6),
+        recall_argmax=0.5,
+        best_epoch=0,
+        prior=(0.5, 0.5),
+        elapsed_s=1.0,
+    )
+    folder.write_trial(record, history=[{"epoch": 0}], val_probs_NC=np.full((1, 2), 0.5, np.float32), model=None)

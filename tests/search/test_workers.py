@@ -1,5 +1,6 @@
 """Several workers of one search: real processes, killed and stopped."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -24,9 +26,12 @@ from core.budget import Budget
 from core.errors import InputError, LostError
 from search.crew import Crew
 from search.file_leases import FileLeases
+from search.job import Job, Outcome
 from search.leases import Worker
+from search.run import build_parser, read_settings
 from search.storage import open_storage
-from search.workers import _looking, visible_cards
+from search.worker import Goal
+from search.workers import Pools, _looking, _run_elsewhere, visible_cards
 from tests.search.test_run import search
 
 ROOT = Path(__file__).parents[2]
@@ -252,6 +257,58 @@ def test_workers_are_told_to_stop_until_it_has_been_written_down(
             assert time.monotonic() < until
             time.sleep(0.02)
     assert caplog.text.count("the workers can't be told to stop: LostError: The database must answer") == 1
+
+
+class Ending:
+    """Notes why workers are ended, and can't write it down at first."""
+
+    why = ""
+
+    def end_workers(self, why: str) -> None:
+        self.why = self.why or why
+        raise LostError("The database must answer, but does not.")
+
+
+def jobs(*, backend: str) -> list[Job]:
+    """One for each of two workers."""
+    words = ["--arch", "test_efficientnet", "--device", "cpu", "--data", "images", "--trials", "9", "--workers", "2"]
+    [settings] = read_settings(build_parser().parse_args(words))
+    job = Job(
+        settings=dataclasses.replace(settings, backend=backend),
+        small=False,
+        goal=Goal(n_trials=9, keep=1),
+        parent="",
+        seconds_left=None,
+        card="broken",
+        threads=1,
+    )
+    return [job, dataclasses.replace(job, card="whole")]
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_one_worker_that_sees_too_many_failures_ends_all(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    onlooker = Ending()
+
+    def work(job: Job) -> Outcome:
+        if job.card == "broken":
+            return Outcome(failed="3 trials in a row failed alike (CUDA error)")
+        until = time.monotonic() + 10
+        while not onlooker.why:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        return Outcome(stopped="the search that it serves has ended")
+
+    monkeypatch.setattr("search.workers.run_job", work)
+    monkeypatch.setattr("search.workers.ProcessPoolExecutor", lambda max_workers, env: ThreadPoolExecutor(max_workers))
+    told = jobs(backend=backend)
+    if backend == "loky":
+        outcomes = Pools(study, cast(Any, onlooker)).run(told)
+    else:
+        outcomes = _run_elsewhere(told[0].settings, told, cast(Any, onlooker))
+    assert onlooker.why == "3 trials in a row failed alike (CUDA error)"
+    assert {outcome.stopped for outcome in outcomes} == {"", "the search that it serves has ended"}
 
 
 def test_workers_share_the_memory_that_was_asked_for() -> None:
