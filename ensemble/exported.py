@@ -50,6 +50,8 @@ class ExportedEnsemble:
         Raises:
             InputError: Some can't be decoded; all of them are named.
         """
+        if len(files) > _BATCH:  # else the last of ten thousand could undo the work of all
+            refuse_unreadable(files, among=len(files))
         told = []
         with cli.progress("classifying", len(files)) as bar:
             for start in range(0, len(files), _BATCH):

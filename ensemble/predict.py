@@ -139,8 +139,11 @@ def _check_out(out: Path, form: str) -> None:
 
 def _holds_predictions(file: Path, form: str) -> bool:
     """Whether a file begins as this command writes it; a challenge's table of truths has whole numbers alone."""
-    with file.open(encoding="utf-8", errors="replace", newline="") as opened:
-        header, *rows = [*islice(csv.reader(opened), 50)] or [[]]
+    try:
+        with file.open(encoding="utf-8", errors="replace", newline="") as opened:
+            header, *rows = [*islice(csv.reader(opened), 50)] or [[]]
+    except csv.Error:  # such as a field longer than ours ever are
+        return False
     if form == "csv":
         return header[:2] == ["image", "predicted"]
     numbers = {value for row in rows for value in row[1:]}

@@ -68,16 +68,28 @@ def vote_out_of_fold(fit: Fit, plain: Fit, flags: Sequence[Hits] = ()) -> Vote:
     """
     # Where one view was taken, other folds may have taken more: only the fit itself has the choice in it.
     plain = plain if fit.rule.views > 1 else fit
-    steps = name_steps(fit.rule, plain.raw_NC, plain.corrected_NC, fit.corrected_NC, fit.probs_NC)
+    told = (plain.raw_NC, plain.corrected_NC, fit.corrected_NC, fit.probs_NC)
+    steps = name_steps(fit.rule, *told, plain_tau=plain.rule.tau)
     return Vote(fit.raw_NC, steps, flags)
 
 
-def name_steps(rule: Rule, raw_NC: Probs, plain_NC: Probs, voted_NC: Probs, probs_NC: Probs) -> tuple[VoteStep, ...]:
-    """The steps of a rule with their names: the vote, the prior correction, views if there are several, temperature."""
+def name_steps(
+    rule: Rule, raw_NC: Probs, plain_NC: Probs, voted_NC: Probs, probs_NC: Probs, *, plain_tau: float | None = None
+) -> tuple[VoteStep, ...]:
+    """The steps of a rule with their names: the vote, the prior correction, views if there are several, temperature.
+
+    Args:
+        rule: The rule.
+        raw_NC: What the vote of one view says.
+        plain_NC: The same, corrected.
+        voted_NC: The corrected vote of all views.
+        probs_NC: The same after the temperature.
+        plain_tau: How much of the prior was taken out of one view; None for the rule's.
+    """
     views = [(f"+ {rule.views} views", voted_NC)] if rule.views > 1 else []
     return (
         ("vote", raw_NC),
-        (f"+ prior correction (tau {rule.tau:g})", plain_NC),
+        (f"+ prior correction (tau {rule.tau if plain_tau is None else plain_tau:g})", plain_NC),
         *views,
         (f"+ temperature ({rule.temperature:.2f})", probs_NC),
     )

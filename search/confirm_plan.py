@@ -179,7 +179,9 @@ class Plan:
     def missing(self, candidate: Candidate) -> list[Task]:
         """The runs that are to be made, seed by seed."""
         wanted = self.wanted
-        tasks = [Task(candidate, fold, seed) for seed in range(wanted.seeds) for fold in range(wanted.folds)]
+        # A trial votes with the runs of all its seeds, or not with those of its folds.
+        seeds = max(wanted.seeds, len(self.find_seeds(candidate))) if wanted.keep_models else wanted.seeds
+        tasks = [Task(candidate, fold, seed) for seed in range(seeds) for fold in range(wanted.folds)]
         runs = [self.find_run(task) for task in tasks]
         return [
             task

@@ -34,6 +34,7 @@ from search.worker import Goal
 
 MAX_CRASHES = MAX_DEATHS + 1  # in a row, without an epoch between them: a trial that kills its processes ends first
 _ONE_PROCESS = ("sequential", "threading")
+_FORGETFUL = "multiprocessing"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _LOOK_S = 1.0
 
@@ -101,9 +102,15 @@ def refuse_backend(name: str) -> None:
     """Checks that joblib can run workers in a backend.
 
     Raises:
-        InputError: It knows none of that name, the backend's package is absent, or its workers would not be processes.
+        InputError: It knows none of that name, the backend's package is absent, its workers would not be processes, or
+            one that is killed would never be missed.
     """
-    known = sorted({*BACKENDS, *EXTERNAL_BACKENDS} - set(_ONE_PROCESS))
+    if name == _FORGETFUL:
+        raise InputError(
+            f"`--backend` must be one that notices when a worker is killed, but got --backend={name}, whose pool would "
+            "wait for that worker for ever. Leave --backend out: loky runs processes of this machine, too."
+        )
+    known = sorted({*BACKENDS, *EXTERNAL_BACKENDS} - {*_ONE_PROCESS, _FORGETFUL})
     if name not in known:
         raise InputError(
             f"`--backend` must be one whose workers are processes ({', '.join(known)}), but got --backend={name}. "

@@ -374,6 +374,16 @@ def test_all_unreadable_images_are_named(exported: Path, demo: Manifest, tmp_pat
         ExportedEnsemble(exported).predict_proba([demo.file(0), *bad])
 
 
+def test_unreadable_images_are_refused_before_any_is_classified(
+    exported: Path, demo: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    ensemble = ExportedEnsemble(exported)
+    monkeypatch.setattr(ensemble, "run", lambda pixels: pytest.fail("it classified"))
+    with pytest.raises(InputError, match=r"1 of 41 are not: .*bad\.png"):
+        ensemble.predict_proba([*[demo.file(row) for row in range(40)], tmp_path / "bad.png"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

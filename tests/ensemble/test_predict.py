@@ -172,6 +172,7 @@ def test_out_never_replaces_an_image_that_is_to_be_classified(
         ("image,MEL,NV\nISIC_1,1.0,0.0\n", "isic"),  # the challenge's table of truths
         ("", "csv"),
         ("a journal\n", "isic"),
+        (f"<html>{'x' * 140_000}\n", "csv"),  # longer than any field that the csv module reads
     ],
 )
 def test_out_replaces_nothing_but_earlier_predictions(

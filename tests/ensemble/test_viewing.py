@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from ensemble.crossfit import Truth
 from ensemble.decision import choose
 from ensemble.fitting import Voters
 from ensemble.viewing import among, fit_views
+from ensemble.votes import vote_out_of_fold
 
 PRIORS_MC = np.full((2, 3), 1 / 3)
 
@@ -31,6 +34,14 @@ def test_views_that_help_are_taken() -> None:
     names = [step.name for step in fit.steps]
     assert names[-2:] == ["views", "temperature"]
     assert fit.steps[-2].recall > fit.steps[-3].recall
+
+
+def test_each_step_names_the_tau_that_it_was_corrected_with() -> None:
+    views_VMNC, truth = seen([1.0] * 8)
+    fit, plain = fit_views(views_VMNC, PRIORS_MC, truth, equal, offered=(8,))
+    plain = dataclasses.replace(plain, rule=dataclasses.replace(plain.rule, tau=0.3))
+    names = [name for name, _ in vote_out_of_fold(fit, plain).steps]
+    assert names[:3] == ["vote", "+ prior correction (tau 0.3)", "+ 8 views"]
 
 
 def test_views_that_do_not_help_are_left() -> None:

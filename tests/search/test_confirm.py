@@ -234,6 +234,14 @@ def test_models_are_kept_if_asked_for_also_of_runs_that_have_none(confirmed: Pat
     assert_same(studies, confirmed)
 
 
+def test_models_are_kept_of_all_seeds_that_a_trial_was_confirmed_with(confirmed: Path, tmp_path: Path) -> None:
+    studies = Path(shutil.copytree(confirmed, tmp_path / "studies"))
+    assert confirm(studies, "--folds", 2, "--top", 1, "--seeds", 2) == 0
+    assert confirm(studies, "--folds", 2, "--top", 1, "--keep-models") == 0
+    kept = study_in(studies).confirmed.root.rglob("model.safetensors")
+    assert sorted(file.parent.name for file in kept) == [f"fold-{f}-seed-{s}" for f in (0, 1) for s in (0, 1)]
+
+
 def test_a_trial_says_what_its_runs_say_also_of_one_that_somebody_removed_and_another_device_made_again(
     confirmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

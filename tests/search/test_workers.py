@@ -183,7 +183,8 @@ def test_workers_of_a_dask_cluster_run_a_search_though_one_is_killed(images: Pat
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--backend", "threading"), "`--backend` must be one whose workers are processes (dask, loky, multiprocess"),
+        (("--backend", "threading"), "`--backend` must be one whose workers are processes (dask, loky"),
+        (("--backend", "multiprocessing"), "`--backend` must be one that notices when a worker is killed, but got"),
         (("--backend", "magic"), "but got --backend=magic"),
         (("--backend", "dask"), "`--scheduler` must be given with --backend dask and with no other, but got"),
         (("--scheduler", "tcp://a:1"), "but got --backend loky and --scheduler tcp://a:1"),
