@@ -17,6 +17,7 @@ from core.trials import FORMAT
 from ensemble import predict
 from ensemble.members import choose_members
 from ensemble.parts import read_validation
+from ensemble.spec import FORMAT as ENSEMBLE_FORMAT
 from ensemble.studies import read_studies
 from tests.fixtures.searches import STUDY, build_ensemble, refused, search
 
@@ -180,7 +181,7 @@ def test_a_journal_with_a_foreign_line_is_refused_and_kept(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (put(format=4), "Update this project"),
+        (put(format=ENSEMBLE_FORMAT + 1), "Update this project"),
         (lambda content: b"", "must be JSON"),
         (lambda content: DEEP, "must be JSON"),
         (put(classes=["a", "a"]), "classes must be two names or more, each once"),
