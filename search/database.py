@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.util
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,13 +35,16 @@ def parse_url(url: str) -> URL:
     """
     try:
         parsed = sqlalchemy.make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # of a port that is no number it says no more than `int`
+        parsed = None
+    if parsed is not None and "@" in (parsed.host or ""):  # the rest of a password, which would be shown as a host
         parsed = None
     if parsed is None or parsed.get_backend_name() != "postgresql":
         # Others have no locks that end with their owner's connection, and SQLite breaks under several workers.
         raise InputError(
-            "`--storage` must be a database of PostgreSQL, postgresql://USER@HOST/NAME, but got "
-            f"--storage {shorten(url if parsed is None else shown(url))}. Leave it out to keep a journal in the folder."
+            "`--storage` must be a database of PostgreSQL, postgresql://USER@HOST:PORT/NAME (PORT a number, @ in a "
+            f"password as %40), but got --storage {shorten(_shown_unread(url) if parsed is None else shown(url))}. "
+            "Leave it out to keep a journal in the folder."
         )
     if importlib.util.find_spec("psycopg") is None:
         raise InputError(
@@ -53,6 +57,11 @@ def parse_url(url: str) -> URL:
 def shown(url: str) -> str:
     """A database's URL without its password, for logs and files."""
     return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+
+
+def _shown_unread(url: str) -> str:
+    """The same of a URL that can't be read: without all that may be a password."""
+    return re.sub(r"(?<=:)(.*\?.*|.*(?=@))", "***", url)
 
 
 @functools.cache

@@ -282,6 +282,10 @@ def test_a_copy_forgets_what_is_gone_at_the_url(tmp_path: Path) -> None:
     [
         (("--storage", "sqlite:///a.db"), "`--storage` must be a database of PostgreSQL"),
         (("--storage", "nonsense"), "`--storage` must be a database of PostgreSQL"),
+        (("--storage", "postgresql://u:secret@host:notaport/x"), "HOST:PORT/NAME (PORT a number, @ in a "),
+        (("--storage", "postgresql://u:my@secret@host/x"), "but got --storage postgresql:***@host/x. Leave it out"),
+        (("--storage", "postgresql:/u:secret@host/x"), "`--storage` must be a database of PostgreSQL"),
+        (("--storage", "postgresql://host:one/x?password=secret"), "but got --storage postgresql:***. Leave it out"),
         (("--storage", "postgresql://u:secret@127.0.0.1:1/x"), "but postgresql://u:***@127.0.0.1:1/x is not ("),
         (("--studies", "file:///tmp/x"), "`--studies` must be a folder unless --storage names a database"),
         (
