@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import platform
+import re
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ _NO_LIMIT = 1 << 60  # v1 writes the largest number of whole pages where there i
 _NO_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_CARD = re.compile(r"cuda:(0|[1-9][0-9]*)")  # as PyTorch writes it; there is one processor, and one mps
 
 
 def available_cores() -> int:
@@ -62,7 +64,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     kind, _, index = name.partition(":")
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if has[kind]))
-    if kind not in has or (index and not index.isdigit()):
+    if name not in has and not _CARD.fullmatch(name):
         raise InputError(
             f"`--device` must be one of {', '.join(DEVICES)} or cuda:N, but got --device={name}. Choose one."
         )

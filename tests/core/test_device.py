@@ -31,7 +31,7 @@ def test_auto_is_a_device_that_is_there() -> None:
     assert resolve_device("auto").type == expected
 
 
-@pytest.mark.parametrize("name", ["toaster", "cuda:x", "cuda:-1", ""])
+@pytest.mark.parametrize("name", ["toaster", "cuda:x", "cuda:-1", "cuda:", "cuda:01", "cpu:3", "mps:1", ""])
 def test_an_unknown_device_is_refused_with_the_choices(name: str) -> None:
     with pytest.raises(InputError, match=f"must be one of auto, cpu, cuda, mps or cuda:N, but got --device={name}"):
         resolve_device(name)
