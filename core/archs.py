@@ -62,12 +62,12 @@ def resolve_arch(name: str) -> Arch:
     import timm
     from timm.data.config import resolve_model_data_config
 
-    timm_name, _, tag = ALIASES.get(name, name).partition(".")
+    timm_name, dot, tag = ALIASES.get(name, name).partition(".")
     known = timm.list_models()
     if timm_name not in known:
         raise InputError(_unknown("a timm model", name, [*ALIASES, *known]))
     tagged = timm.list_models(f"{timm_name}.*", include_tags=True)
-    if tag and f"{timm_name}.{tag}" not in tagged:
+    if dot and f"{timm_name}.{tag}" not in tagged:  # nor an empty one: the study would be named after it
         raise InputError(_unknown(f"{timm_name} with one of its tags", name, tagged))
     cfg = pretrained_cfg(f"{timm_name}.{tag}" if tag else timm_name)
     data = resolve_model_data_config(None, pretrained_cfg=asdict(cfg))  # type: ignore[no-untyped-call]

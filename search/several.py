@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from core.archs import resolve_arch
 from core.cli import stop_asked, write
 from core.errors import InputError, few
 from search.session import Session
@@ -21,13 +22,16 @@ def refuse_mixtures(archs: Sequence[str], *, study: str | None, weights: str) ->
         weights: What `--weights` says.
 
     Raises:
-        InputError: It can't.
+        InputError: It can't, or a name is unknown.
     """
     if len(archs) == 1:
         return
-    if twice := {arch for arch in archs if archs.count(arch) > 1}:
+    names: dict[str, list[str]] = {}
+    for arch in archs:
+        names.setdefault(resolve_arch(arch).full_name, []).append(arch)
+    if twice := [each for each in names.values() if len(each) > 1]:
         raise InputError(
-            f"`--arch` must name each architecture once, but got {few(sorted(twice))} more often. Raise --trials for "
+            f"`--arch` must name each architecture once, but got {few(twice[0])}, which are one. Raise --trials for "
             "more trials of it."
         )
     if study is not None:

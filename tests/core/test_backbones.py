@@ -66,9 +66,10 @@ def test_an_unknown_architecture_is_refused_with_the_nearest_names(name, near):
         resolve_arch(name)
 
 
-def test_an_unknown_tag_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match=r"must be resnet18 with one of its tags, .* Use resnet18\.tv_in1k"):
-        resolve_arch("resnet18.tv_in2k")
+@pytest.mark.parametrize("name", ["resnet18.tv_in2k", "resnet18."])
+def test_an_unknown_tag_is_refused_with_the_known_ones(name):
+    with pytest.raises(InputError, match=r"must be resnet18 with one of its tags, .* Use resnet18\.[a-z]"):
+        resolve_arch(name)
 
 
 def test_a_seed_gives_the_same_classifier_and_another_seed_another(tiny):

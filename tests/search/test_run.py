@@ -217,6 +217,10 @@ def test_a_study_of_other_data_is_refused(searched: Path, tmp_path: Path, capsys
             "`--tune` must name fields that test_efficientnet has a place for, but got drop_path",
         ),
         (["--arch", "test_efficientnet"], "`--arch` must name each architecture once, but got test_efficientnet"),
+        (
+            ["--arch", "mobilenet", "--arch", "mobilenetv2_100", "--arch", "mobilenetv2_100.ra_in1k"],
+            "once, but got mobilenet, mobilenetv2_100, mobilenetv2_100.ra_in1k, which are one. Raise --trials",
+        ),
         (["--arch", "test_resnet", "--study", "one"], "`--study` must come with one --arch"),
         (["--arch", "test_resnet", "--weights", "a.pt"], "`--weights` must be auto or none with several --arch"),
     ],
