@@ -24,26 +24,12 @@ _PARTS = ("train", "val", "test")
 def start_or_continue(setup: "Setup", study: optuna.Study) -> None:
     """Writes what the study is, or checks that it is still the same. Only for the holder of the study's lock.
 
-    A study that never got to a trial, as its cache was full or a word was wrong, is free to become another, unless
-    somebody is at work on it.
-
     Raises:
         InputError: The study was started with something else, or its folder and Optuna's journal disagree.
     """
-    folder, weights = setup.folder, setup.weights
-    known = {trial.number for trial in study.get_trials(deepcopy=False)}
-    records = folder.read_trials()
-    if {record.number for record in records} - known or (known and not folder.exists):
-        raise InputError(
-            f"The folder of a study and Optuna's journal must hold the same trials, but those of {folder.name} differ. "
-            "Restore what was removed, or start another study with --study NAME."
-        )
-    if bad := [record.folder for record in records if not set(setup.space.distributions) <= set(record.config)]:
-        raise InputError(f"{bad[0]} must hold the config of a trial, but its config.json lacks parts. Restore it.")
-    if folder.exists and (known or is_worked_on(setup)):
-        refuse_other(setup)
+    if goes_on(setup, study):
         return
-    studies = setup.settings.studies
+    folder, weights, studies = setup.folder, setup.weights, setup.settings.studies
     weights_file = studies.weights_file(weights.hash)
     if weights.state:
         # Of a folder at a URL this is a copy, which may hold what has been removed there.
@@ -54,6 +40,35 @@ def start_or_continue(setup: "Setup", study: optuna.Study) -> None:
         if not was_saved or not was_sent:
             studies.publish(weights_file)
     folder.write_study(describe_study(setup), split_rows(setup.manifest, setup.split))
+
+
+def goes_on(setup: "Setup", study: optuna.Study | None) -> bool:
+    """Whether a study goes on, as what it was; false for one that is still to be written. Writes nothing.
+
+    A study that never got to a trial, as its cache was full or a word was wrong, is free to become another, unless
+    somebody is at work on it.
+
+    Args:
+        setup: What it is to be.
+        study: The same in Optuna; None if that knows of none.
+
+    Raises:
+        InputError: The study was started with something else, or its folder and Optuna's journal disagree.
+    """
+    folder, records = setup.folder, setup.folder.read_trials()
+    # Asked after the folder was read, which may get more trials of other workers meanwhile.
+    known = {trial.number for trial in study.get_trials(deepcopy=False)} if study is not None else set()
+    if {record.number for record in records} - known or (known and not folder.exists):
+        raise InputError(
+            f"The folder of a study and Optuna's journal must hold the same trials, but those of {folder.name} differ. "
+            "Restore what was removed, or start another study with --study NAME."
+        )
+    if bad := [record.folder for record in records if not set(setup.space.distributions) <= set(record.config)]:
+        raise InputError(f"{bad[0]} must hold the config of a trial, but its config.json lacks parts. Restore it.")
+    if not (folder.exists and (known or is_worked_on(setup))):
+        return False
+    refuse_other(setup)
+    return True
 
 
 def is_worked_on(setup: "Setup") -> bool:

@@ -10,7 +10,7 @@ from search.session import Session
 from search.setup import Setup
 from search.storage import open_storage
 from search.two_sizes import run_two_sizes
-from search.worker import Goal, begin
+from search.worker import Goal, begin, refuse
 
 
 def refuse_mixtures(archs: Sequence[str], *, study: str | None, weights: str) -> None:
@@ -60,13 +60,10 @@ def run_studies(setups: Sequence[Setup], goal: Goal, *, retrain: int, deadline: 
     settings = setups[0].settings
     storage = open_storage(settings.studies, settings.database, grace_s=settings.grace_s)
     # What differs from an earlier call is refused now, and not after the hours of another study.
-    for setup in setups:
-        searches_small = setup.settings.search_size is not None
-        # That of the full size begins after its small one, but may be there from an earlier call.
-        if not searches_small or setup.folder.exists:
-            begin(setup, storage)
-        if searches_small:
-            begin(setup.at_search_size(), storage)
+    first = [each for setup in setups for each in _first(setup)]
+    for step in (refuse, begin):
+        for each in first:
+            step(each, storage)
     status = 0
     for place, setup in enumerate(setups):
         last = place + 1 == len(setups)
@@ -81,3 +78,11 @@ def run_studies(setups: Sequence[Setup], goal: Goal, *, retrain: int, deadline: 
         if not last:
             write()
     return status
+
+
+def _first(setup: Setup) -> list[Setup]:
+    """The studies that one is begun with."""
+    if setup.settings.search_size is None:
+        return [setup]
+    # That of the full size begins after its small one, but may be there from an earlier call.
+    return [setup, setup.at_search_size()] if setup.folder.exists else [setup.at_search_size()]

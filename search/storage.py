@@ -194,12 +194,19 @@ def read_storage(studies: StudiesFolder, database: str = "") -> BaseStorage:
     return _open_journal(studies)
 
 
+def find_study(storage: BaseStorage, name: str) -> optuna.Study | None:
+    """A study, if there is one of that name."""
+    try:
+        return optuna.load_study(storage=storage, study_name=name)
+    except KeyError:
+        return None
+
+
 def open_study(storage: BaseStorage, name: str) -> optuna.Study:
     """Opens a study, or starts it; the recall is to be maximised."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines would repeat ours
-    try:  # first, as asking to create one that exists leaves an entry in the journal each time
-        study = optuna.load_study(storage=storage, study_name=name)
-    except KeyError:
+    study = find_study(storage, name)
+    if study is None:  # asking to create one that exists would leave an entry in the journal each time
         study = optuna.create_study(
             storage=storage, study_name=name, direction=StudyDirection.MAXIMIZE, load_if_exists=True
         )

@@ -9,13 +9,13 @@ from optuna.storages import BaseStorage
 from core.trainer import Trainer
 from search.asking import Asking, Params
 from search.crew import Crew
-from search.identity import lesion_names, refuse_other, start_or_continue
+from search.identity import goes_on, lesion_names, refuse_other, start_or_continue
 from search.loop import run_trials
 from search.objective import Objective, Watcher
 from search.pictures import Pictures
 from search.samplers import build_pruner
 from search.setup import Setup
-from search.storage import open_study
+from search.storage import find_study, open_study
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +33,16 @@ class Goal:
     n_trials: int
     keep: int
     proposals: tuple[Params, ...] = ()
+
+
+def refuse(setup: Setup, storage: BaseStorage) -> None:
+    """Checks what `begin` checks, and writes nothing.
+
+    Raises:
+        InputError: As `begin` raises it.
+    """
+    setup.folder.bring_up_to_date()
+    goes_on(setup, find_study(storage, setup.folder.name))
 
 
 def begin(setup: Setup, storage: BaseStorage) -> optuna.Study:

@@ -280,6 +280,18 @@ def test_several_architectures_have_a_study_each_and_what_is_tuned_is_part_of_it
     assert "layer_decay was 0.5 to 1, now not searched" in error_of(capsys)
 
 
+def test_no_study_is_begun_where_another_one_is_refused(
+    searched: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = Path(shutil.copytree(searched, tmp_path / "studies"))
+    before = contents(studies)
+    command = ["--arch", "test_resnet", *SMALL, "--data", images, "--studies", studies, "--trials", 9, "--epochs", 3]
+    assert search(*command) == 2
+    assert "these differ: epochs (was 2, now 3)" in error_of(capsys)
+    assert contents(studies) == before
+    assert not (studies / "demo-test_resnet").exists()
+
+
 def test_a_damaged_history_keeps_no_search_from_ending_well(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
