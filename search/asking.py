@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from search.crew import Hold
@@ -60,7 +61,12 @@ class Asking:
         seed = self.seed(trial.number)
         self.study.sampler = build_sampler(self.sampler, space, seed=seed, beside_others=beside_others)
         # In a study of thousands this takes a while, for which nobody else should have to wait.
-        not_drawn = {*trial.relative_params, *begun.system_attrs.get("fixed_params", {})}
+        try:
+            relative = trial.relative_params
+        except UpdateFinishedTrialError:  # samplers note them with the trial, and another owner has ended it
+            with hold.acting():
+                raise
+        not_drawn = {*relative, *begun.system_attrs.get("fixed_params", {})}
         with hold.acting():
             for name, distribution in space.items():
                 if name in begun.params and name not in not_drawn and not distribution.single():

@@ -26,6 +26,7 @@ from search.loop import (
     run_turn,
 )
 from search.objective import INFEASIBLE, MAX_DEATHS, Objective, StoppedError
+from search.samplers import STARTUP_TRIALS
 from search.space import Space
 from search.storage import open_storage, open_study
 from tests.search.conftest import LR, RecordingWatcher
@@ -179,6 +180,22 @@ def test_an_owner_that_was_replaced_while_it_drew_writes_no_parameters(study: op
     with pytest.raises(FencedError):
         asking(study).draw(turn.trial, turn.hold, beside_others=False)
     assert study.trials[0].params == {}
+
+
+def test_an_owner_whose_trial_was_ended_while_it_drew_knows_that_it_was_replaced(
+    study: optuna.Study, crew: Crew
+) -> None:
+    for place in range(STARTUP_TRIALS):  # from then on TPE notes for the others what it proposes
+        trial = study.ask()
+        trial.suggest_float("lr", 1e-4, 1e-2, log=True)
+        study.tell(trial, place / STARTUP_TRIALS)
+    turn = turn_of(study, crew, n_trials=99)
+    assert turn is not None
+    with crew.leases.lock():
+        crew.take(turn.trial.number)
+    study.tell(turn.trial, 0.5)
+    with pytest.raises(FencedError, match="was taken over while this worker stood still"):
+        dataclasses.replace(asking(study), sampler="tpe").draw(turn.trial, turn.hold, beside_others=True)
 
 
 class Others:
