@@ -20,6 +20,8 @@ import json
 import logging
 import os
 import re
+import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,17 @@ class StudiesFolder:
     def names_in(self, path: Path) -> list[str]:
         """What lies in a folder in here and below it, relative to it, with slashes."""
         return sorted(inside.relative_to(path).as_posix() for inside in path.rglob("*"))
+
+    def remove(self, path: Path) -> None:
+        """Removes a file or a folder in here, or a link, for all who share it."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def age_s(self, path: Path) -> float:
+        """Seconds since a file in here was written."""
+        return time.time() - path.stat().st_mtime
 
     def sync_pictures(self) -> None:
         """Shares the pictures of the artifact store. Others read the same folder."""

@@ -27,6 +27,7 @@ from core.errors import InputError, LostError
 from core.files import parse_json, to_json, written_aside
 from core.remote import Remote
 from core.shapes import find_misfit
+from core.shared_pictures import sync_pictures
 from core.study_folder import CHECKPOINT_FILE, TRIAL_FOLDER
 from core.trials import COMPLETE_FILE, MODEL_FILE, TrialRecord, complete_fields
 
@@ -99,13 +100,16 @@ class MirroredStudies(StudiesFolder):
         names = (PurePosixPath(name).relative_to(folder.as_posix()).as_posix() for name in there)
         return sorted({*super().names_in(path), *names} - {"."})
 
+    def remove(self, path: Path) -> None:
+        self.remote.remove(path.relative_to(self.root).as_posix())  # first, or it would be fetched again
+        super().remove(path)
+
+    def age_s(self, path: Path) -> float:
+        age_s = self.remote.age_s(path.relative_to(self.root).as_posix())
+        return super().age_s(path) if age_s is None else age_s
+
     def sync_pictures(self) -> None:
-        there = set(self.remote.names(f"{self.artifacts.name}/*"))
-        here = {f"{self.artifacts.name}/{file.name}" for file in self.artifacts.glob("[!.]*")}
-        for name in here - there:
-            self.remote.put(self.root / name, name)
-        for name in there - here:
-            self.remote.get(name, self.root / name)
+        sync_pictures(self.remote, self.artifacts, self.root / ".pictures.txt")
 
     def log_test_opening(self, test_fingerprint: str, image_hashes: Sequence[str], command: str) -> int:
         entry = opening_entry(test_fingerprint, image_hashes, command)

@@ -1,6 +1,7 @@
 """Files at a URL, for machines that share no folder: whatever fsspec can open, each file whole or absent."""
 
 import functools
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -117,3 +118,14 @@ class Remote:
         path = str(self._root / name)
         if self._files.exists(path):
             self._files.rm(path, recursive=True)
+
+    @_named
+    def age_s(self, name: str) -> float | None:
+        """Seconds since a file was sent, 0 where that can't be told; None if it isn't there."""
+        try:
+            sent = self._files.modified(str(self._root / name))
+        except FileNotFoundError:
+            return None
+        except NotImplementedError:
+            return 0.0
+        return time.time() - sent.timestamp() if sent.tzinfo else 0.0

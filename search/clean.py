@@ -6,7 +6,6 @@ Finished trials, their curves and probabilities, the weights of the best, pictur
 import argparse
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -52,9 +51,8 @@ def main(args: argparse.Namespace) -> int:
             found = [*left_by_dead_workers(leases), *left_by_trials(folder, leases, storage)]
             found += left_aside(folder.root) + left_aside(folder.running)
             items += remove(found, dry_run=args.dry_run)
-    shared = left_aside(studies.root) + unused_weights(studies)
-    if studies.artifacts.is_dir():
-        shared += left_aside(studies.artifacts) + unnamed_pictures(studies, storage)
+    shared = left_aside(studies.root) + left_aside(studies.artifacts)
+    shared += unused_weights(studies) + unnamed_pictures(studies, storage)
     items += remove(shared, dry_run=args.dry_run)
     show(items, dry_run=args.dry_run)
     return 0
@@ -99,8 +97,9 @@ def unused_weights(studies: "StudiesFolder") -> list[Item]:
 
     used = {folder.read_study().get("weights", {}).get("hash") for folder in studies.read_studies()}
     # A study that is being started has its weights before it has its study.json.
-    files = [file for file in (studies.root / "weights").glob("*.safetensors") if _age_s(file) >= LEFTOVER_S]
-    return [of_path("first weights of no study", file) for file in files if file.stem not in used]
+    unused = [file for file in files_in(studies, "weights") if file.suffix == ".safetensors" and file.stem not in used]
+    old = [file for file in unused if studies.age_s(file) >= LEFTOVER_S]
+    return [of_shared("first weights of no study", file, studies) for file in old]
 
 
 def unnamed_pictures(studies: "StudiesFolder", storage: "BaseStorage") -> list[Item]:
@@ -114,7 +113,7 @@ def unnamed_pictures(studies: "StudiesFolder", storage: "BaseStorage") -> list[I
 
     from core.errors import few
 
-    files = [path for path in studies.artifacts.iterdir() if path.is_file() and not path.name.startswith(".")]
+    files = files_in(studies, studies.artifacts.name)
     folders = studies.read_studies()
     summaries = optuna.get_all_study_summaries(storage)
     known = {summary.study_name for summary in summaries}
@@ -126,17 +125,27 @@ def unnamed_pictures(studies: "StudiesFolder", storage: "BaseStorage") -> list[I
         study = optuna.load_study(storage=storage, study_name=summary.study_name)
         metas = [get_all_artifact_meta(trial, storage=storage) for trial in study.get_trials(deepcopy=False)]
         named |= {meta.artifact_id for each in (get_all_artifact_meta(study), *metas) for meta in each}
-    return [of_path("pictures of no trial", file) for file in files if file.name not in named]
+    return [of_shared("pictures of no trial", file, studies) for file in files if file.name not in named]
 
 
-def _age_s(file: Path) -> float:
-    return time.time() - file.stat().st_mtime
+def files_in(studies: "StudiesFolder", name: str) -> list[Path]:
+    """The files of a folder, in this machine's copy or at the URL; neither folders in it nor what is still written."""
+    folder = studies.root / name
+    names = studies.names_in(folder)
+    folders = {each.partition("/")[0] for each in names if "/" in each}
+    files = [folder / each for each in names if "/" not in each and not each.startswith(".") and each not in folders]
+    return [file for file in files if not file.is_dir()]
 
 
 def of_path(what: str, path: Path) -> Item:
     """A file, a link, or a folder with all that is in it."""
     is_folder = path.is_dir() and not path.is_symlink()
     return Item(what, size_of(path), partial(shutil.rmtree, path) if is_folder else partial(path.unlink, True))
+
+
+def of_shared(what: str, file: Path, studies: "StudiesFolder") -> Item:
+    """A file that others' copies have, too; its size is that of this machine's."""
+    return Item(what, size_of(file), partial(studies.remove, file))
 
 
 def remove(items: list[Item], *, dry_run: bool) -> list[Item]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core.artifacts import StudyFolder, TrialRecord
-from core.mirror import open_studies
+from core.mirror import MirroredStudies, open_studies
 
 
 def begin_study(url: str, *, created: str, recall: float) -> StudyFolder:
@@ -61,3 +61,29 @@ def test_a_copy_whose_study_is_the_same_keeps_its_checkpoints(tmp_path: Path) ->
     own.write_text("an epoch")
     assert open_studies(url).study("a").exists
     assert own.exists()
+
+
+def test_a_picture_that_was_removed_at_the_url_is_brought_back_by_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def machine(name: str) -> MirroredStudies:
+        monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path / name))
+        studies = MirroredStudies(f"file://{tmp_path}/bucket")
+        studies.artifacts.mkdir(parents=True, exist_ok=True)
+        return studies
+
+    def names(folder: Path) -> set[str]:
+        return {file.name for file in folder.iterdir()}
+
+    one, two = machine("one"), machine("two")
+    for name in ("kept", "removed"):
+        (one.artifacts / name).write_text(name)
+    one.sync_pictures()
+    two.sync_pictures()
+    assert names(two.artifacts) == {"kept", "removed"}
+    one.remove(one.artifacts / "removed")
+    (two.artifacts / "new").write_text("new")
+    two.sync_pictures()
+    one.sync_pictures()
+    for folder in (one.artifacts, two.artifacts, tmp_path / "bucket" / "artifacts"):
+        assert names(folder) == {"kept", "new"}

@@ -13,12 +13,16 @@ import pytest
 
 from core.artifacts import StudiesFolder
 from core.cli import run
+from core.mirror import MirroredStudies
 from search import clean, status
 from search.crew import Crew
 from search.file_leases import FileLeases
+from search.pictures import name_pictures
+from search.place import Place
 from search.storage import open_storage
 from tests.search.test_run import search
 
+SPLIT = ("image", "label", "group", "split")
 NAME = "demo-test_efficientnet"
 SMALL = ("--arch", "test_efficientnet", "--image-size", 32, "--weights", "none", "--device", "cpu", "--epochs", 2)
 
@@ -149,6 +153,37 @@ def test_clean_leaves_pictures_that_another_storage_may_name(studies: Path, caps
     assert tidy(studies) == 0
     assert "Pictures stay: they may be of other, of which this storage knows nothing." in capsys.readouterr().out
     assert picture.exists()
+
+
+def test_clean_removes_at_the_url_what_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket, database = tmp_path / "bucket", optuna.storages.InMemoryStorage()
+    studies, study = MirroredStudies(f"file://{bucket}"), optuna.create_study(storage=database, study_name="a")
+    studies.study("a").write_study({"weights": {"hash": "used"}}, [dict.fromkeys(SPLIT, "")])
+    studies.artifacts.mkdir(parents=True)
+    named = set(name_pictures(study.ask()).values())
+    for name in (*named, "of-nobody"):
+        (studies.artifacts / name).touch()
+    studies.sync_pictures()
+    (bucket / "artifacts" / "folder-of-others").mkdir()
+    (bucket / "artifacts" / "folder-of-others" / "file").touch()
+    (bucket / "weights").mkdir()
+    for name in ("used", "unused", "new"):
+        (bucket / "weights" / f"{name}.safetensors").touch()
+    os.utime(bucket / "weights" / "used.safetensors", (0, 0))
+    os.utime(bucket / "weights" / "unused.safetensors", (0, 0))
+
+    # A machine that has fetched none of it.
+    monkeypatch.setenv("DERMATUNE_CACHE", str(tmp_path / "another machine"))
+    place = Place(studies=MirroredStudies(studies.place), database="", storage=database)
+    monkeypatch.setattr(clean, "open_place", lambda args: place)
+    assert tidy(studies.place) == 0
+    assert {file.name for file in (bucket / "artifacts").iterdir()} == named | {"folder-of-others"}
+    assert {file.stem for file in (bucket / "weights").iterdir()} == {"used", "new"}
+    output = capsys.readouterr().out
+    assert " 1  pictures of no trial" in output
+    assert " 1  first weights of no study" in output
 
 
 def test_clean_leaves_live_workers_alone(studies: Path) -> None:
