@@ -231,7 +231,9 @@ def _differences(
     rows: tuple[Sequence[Mapping[str, str]], Sequence[Mapping[str, str]]],
 ) -> list[str]:
     """What differs, each with what it was and what it is."""
-    facts = [_identity(each, of_it) for each, of_it in zip((study, now), rows, strict=True)]
+    # Random weights are of no tag; what it tells of pixels is compared by itself.
+    tagged = all(each["weights"]["spec"] != "none" for each in (study, now))
+    facts = [_identity(each, of_it, tagged=tagged) for each, of_it in zip((study, now), rows, strict=True)]
     pairs = {what: (facts[0][what], facts[1][what]) for what in facts[0]}
     words = {what: f"{what} (was {was[1]}, now {is_[1]})" for what, (was, is_) in pairs.items() if was[0] != is_[0]}
     if "space" in words:
@@ -254,14 +256,14 @@ def _other_ranges(was: Mapping[str, str], now: Mapping[str, str]) -> str:
     )
 
 
-def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[Any, str]]:
+def _identity(study: dict[str, Any], rows: Sequence[Mapping[str, str]], *, tagged: bool) -> dict[str, tuple[Any, str]]:
     """What makes trials comparable: to compare, and in words."""
     data, split, weights = study["data"], study["split"], study["weights"]
     counts = Counter(row["split"] for row in rows)
     sizes = "/".join(f"{counts[part]:,}" for part in _PARTS)
     return {
         # A tag stands for weights and what they were trained on; which one is the default, timm's versions change.
-        "architecture": (full_name(study), full_name(study)),
+        "architecture": (full_name(study) if tagged else study["arch"]["timm_name"], full_name(study)),
         "normalisation": _normalisation(study),
         "image size": (study["arch"]["image_size"], str(study["arch"]["image_size"])),
         "framing": (framing_of(study), framing_of(study)),

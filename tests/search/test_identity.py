@@ -66,9 +66,11 @@ def retagged(setup: Setup, tag: str) -> Setup:
 
 def test_the_tag_and_the_normalisation_are_part_of_a_study(images: Path, tmp_path: Path) -> None:
     setup = prepared(images, tmp_path)
+    settings = dataclasses.replace(setup.settings, weights="auto")
+    setup = dataclasses.replace(setup, settings=settings, weights=Weights(state={"a": torch.zeros(3)}, origin="x"))
     storage = open_storage(setup.settings.studies)
     begin(setup, storage).ask()
-    begin(prepared(images, tmp_path), storage)  # what JSON gives back is the same
+    begin(setup, storage)  # what JSON gives back is the same
     sentence = (
         r"these differ: architecture \(was test_efficientnet\.r160_in1k, now test_efficientnet\.other\); normalisation "
         r"\(was mean 0\.485/0\.456/0\.406 and std 0\.229/0\.224/0\.225, now mean 0\.5/0\.5/0\.5 and std 0\.5/0\.25/"
@@ -80,6 +82,17 @@ def test_the_tag_and_the_normalisation_are_part_of_a_study(images: Path, tmp_pat
     study, rows = describe_study(small), split_rows(setup.manifest, setup.split)
     with pytest.raises(InputError, match=r"--arch test_efficientnet\.other --study full, or start another"):
         refuse_differences(study, describe_study(setup), name="full-32px", rows=(rows, rows))
+
+
+def test_random_weights_are_of_no_tag_but_see_the_pixels_that_they_saw(images: Path, tmp_path: Path) -> None:
+    setup = prepared(images, tmp_path)
+    storage = open_storage(setup.settings.studies)
+    begin(setup, storage).ask()
+    arch = dataclasses.replace(setup.arch, weight_tag="a newer default")
+    begin(dataclasses.replace(setup, arch=arch), storage)
+    sentence = r"these differ: normalisation \(was .*with, --arch test_efficientnet\.r160_in1k --study"
+    with pytest.raises(InputError, match=sentence):
+        begin(retagged(setup, "other"), storage)
 
 
 def test_weights_of_another_tag_stay_only_if_there_is_a_trial_of_them(
