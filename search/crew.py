@@ -13,9 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from core.durations import utc
-from search.leases import GRACE_S, Lease, Leases, Worker
+from search.leases import BEATS_IN_GRACE, GRACE_S, Lease, Leases, Worker
 
-_BEATS_IN_GRACE = 12
 _LOOK_S = 0.5  # between two looks whether the parent is still there
 _STOOD_STILL = "the study's lock was taken from this worker while it stood still"
 
@@ -51,13 +50,13 @@ class Crew:
             host=platform.node(),
             pid=os.getpid(),
             machine=leases.machine,
-            beat_s=grace_s / _BEATS_IN_GRACE,
+            beat_s=grace_s / BEATS_IN_GRACE,
             device=device,
             since=utc(),
             parent=parent,
             goal=goal,
         )
-        self._census = Census(leases, tick_s=grace_s / _BEATS_IN_GRACE)
+        self._census = Census(leases, tick_s=self.me.beats_within_s)
         self._over = threading.Event()
         self._is_struck_off = False
         self._thread = threading.Thread(target=self._live, name="alive", daemon=True)
@@ -97,7 +96,7 @@ class Crew:
     def _live(self) -> None:
         """Raises this worker's counter and watches those of the others, in a thread of its own."""
         counter, failed = 0, False
-        while not self._over.wait(self.grace_s / _BEATS_IN_GRACE):
+        while not self._over.wait(self.me.beats_within_s):
             counter += 1
             try:
                 self.leases.beat(dataclasses.replace(self.me, counter=counter))
@@ -140,7 +139,7 @@ class Crew:
         entry = self.leases.read_worker(worker)
         if entry is None:
             return worker != self.me.id
-        grace_s = max(self.grace_s, _BEATS_IN_GRACE * entry.beat_s)
+        grace_s = max(self.grace_s, BEATS_IN_GRACE * entry.beat_s)
         return self.leases.is_gone(entry) or self._census.silent_s(worker) >= grace_s
 
     def is_abandoned(self) -> bool:

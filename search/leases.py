@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 GRACE_S = 60.0
+BEATS_IN_GRACE = 12
+MOST_BEAT_S = 5.0  # whatever the grace: who looks whether a worker lives should not have to wait for minutes
 
 
 @functools.cache
@@ -49,7 +51,7 @@ class Worker:
         parent: The worker that started it, and that it ends with; empty for none.
         goal: Finished trials that it works towards.
         counter: Raised as long as it lives.
-        beat_s: Seconds after which it raises the counter again.
+        beat_s: A twelfth of its grace, seconds; it raises the counter as often, or more often.
     """
 
     id: str
@@ -61,12 +63,17 @@ class Worker:
     parent: str = ""
     goal: int = 0
     counter: int = 0
-    beat_s: float = GRACE_S / 12
+    beat_s: float = GRACE_S / BEATS_IN_GRACE
 
     @property
     def name(self) -> str:
         """For people."""
         return f"{self.host}:{self.pid}"
+
+    @property
+    def beats_within_s(self) -> float:
+        """Seconds after which it raises the counter again."""
+        return min(self.beat_s, MOST_BEAT_S)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +38,15 @@ def main(args: argparse.Namespace) -> int:
     """Reads every study. Writes nothing, and waits only to see whether workers on other machines count on."""
     place = open_place(args)
     place.studies.sync_pictures()
-    facts = [facts_of(folder, place) for folder in place.studies.read_studies()]
+    folders = place.studies.read_studies()
+    states = look_at_workers([place.leases(folder) for folder in folders])
+    facts = [facts_of(folder, place, of_it) for folder, of_it in zip(folders, states, strict=True)]
     write(json.dumps(facts, indent=1) if args.json else "\n\n".join(map(in_text, facts)))
     return 0
 
 
-def facts_of(folder: "StudyFolder", place: "Place") -> Facts:
-    """How one study stands."""
+def facts_of(folder: "StudyFolder", place: "Place", states: dict[str, str]) -> Facts:
+    """How one study stands, with workers in these states; those that have come since are alive."""
     import optuna
     from optuna.trial import TrialState
 
@@ -54,12 +57,11 @@ def facts_of(folder: "StudyFolder", place: "Place") -> Facts:
     except KeyError:  # its search has written study.json and not got to Optuna yet, or was moved here without it
         trials = []
     leases = place.leases(folder)
-    workers, states = leases.read_workers(), look_at_workers(leases)
-    held = leases.read_leases()
+    held, workers = leases.read_leases(), leases.read_workers()
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
     finished = counts["complete"] + counts["pruned"]
-    goal = max((worker.goal for worker in workers.values() if states.get(worker.id, "ended") != "ended"), default=0)
+    goal = max((worker.goal for worker in workers.values() if states.get(worker.id, "alive") != "ended"), default=0)
     under_way = [describe_running(trial, held.get(trial.number), workers, states) for trial in running]
     at_work = sum(not each["left"] for each in under_way)
     records = folder.read_trials()
@@ -77,7 +79,7 @@ def facts_of(folder: "StudyFolder", place: "Place") -> Facts:
                 "worker": worker.name,
                 "device": worker.device,
                 "since": worker.since,
-                "state": states.get(worker.id, "ended"),
+                "state": states.get(worker.id, "alive"),
             }
             for worker in sorted(workers.values(), key=lambda worker: worker.since)
         ],
@@ -85,11 +87,21 @@ def facts_of(folder: "StudyFolder", place: "Place") -> Facts:
     }
 
 
-def look_at_workers(leases: "Leases") -> dict[str, str]:
-    """Of each worker whether it is ``alive``, has ``ended``, or has been ``silent`` while we looked."""
-    before = leases.read_workers()
+def look_at_workers(studies: "Sequence[Leases]") -> list[dict[str, str]]:
+    """Of each study's workers whether they are ``alive``, have ``ended``, or have been ``silent`` while we looked."""
+    before = [leases.read_workers() for leases in studies]
     # Of those of other machines only their counters tell.
-    time.sleep(max((1.2 * worker.beat_s for worker in before.values() if worker.machine != leases.machine), default=0))
+    elsewhere = [
+        worker
+        for leases, workers in zip(studies, before, strict=True)
+        for worker in workers.values()
+        if worker.machine != leases.machine
+    ]
+    time.sleep(max((1.2 * worker.beats_within_s for worker in elsewhere), default=0))
+    return [_states(leases, workers) for leases, workers in zip(studies, before, strict=True)]
+
+
+def _states(leases: "Leases", before: "dict[str, Worker]") -> dict[str, str]:
     after = leases.read_workers()
     states = {}
     for worker in before.values():
@@ -107,7 +119,7 @@ def describe_running(
 ) -> Facts:
     """Who runs a trial since when, or that nobody does."""
     worker = workers.get(lease.worker) if lease is not None else None
-    state = "ended" if worker is None else states.get(worker.id, "ended")
+    state = "ended" if worker is None else states.get(worker.id, "alive")
     return {
         "trial": trial.number,
         "epochs": len(trial.intermediate_values),

@@ -233,6 +233,15 @@ def test_silence_while_nobody_looked_does_not_count(folder: StudyFolder, monkeyp
         assert census.silent_s(crew.me.id) == 15
 
 
+def test_a_worker_beats_every_few_seconds_however_long_its_grace(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.leases.MOST_BEAT_S", 0.05)
+    leases = FileLeases(folder)
+    with Crew(leases, device="cpu", grace_s=3600) as crew:
+        wait_for(lambda: leases.read_workers()[crew.me.id].counter > 1)
+
+
 def test_a_machine_elsewhere_is_judged_by_its_counter_alone(folder: StudyFolder) -> None:
     leases = FileLeases(folder)
     elsewhere = Worker(id="ab", host="far", pid=1, machine="another", device="cpu", since="")

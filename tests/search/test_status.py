@@ -90,12 +90,13 @@ def test_status_tells_who_runs_what_and_what_was_left(studies: Path, capsys: pyt
     )
 
 
+@pytest.mark.parametrize("beat_s", [5.0, 300.0])  # of a grace of a minute, and of an hour
 def test_a_worker_on_another_machine_is_alive_if_it_counts_on(
-    studies: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    studies: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, beat_s: float
 ) -> None:
     running = StudiesFolder(studies).study(NAME).running
     entry = {"host": "far", "pid": 7, "machine": "another", "device": "cpu", "since": "", "parent": "", "goal": 9}
-    entry["beat_s"] = 5.0
+    entry["beat_s"] = beat_s
 
     def count_on(seconds: float) -> None:
         assert seconds == 6
