@@ -32,7 +32,7 @@ def this_machine() -> str:
 
 
 def was_restarted(before: str, now: str) -> bool:
-    """Whether two names are of the same machine, which was started anew in between: nothing of before still runs."""
+    """Whether two names are of one machine that was started anew in between, or of clones, which are named alike."""
     (machine, *running), (same_machine, *running_now) = before.split("/"), now.split("/")
     return machine == same_machine and running[:1] != running_now[:1]
 
@@ -137,9 +137,7 @@ class Leases(ABC):
 
     def is_gone(self, worker: Worker) -> bool:
         """Whether it is certain, without waiting, that a worker's process has ended."""
-        if worker.machine == self.machine:
-            return self.has_ended(worker)
-        return was_restarted(worker.machine, self.machine)
+        return worker.machine == self.machine and self.has_ended(worker)
 
     @abstractmethod
     def silent_s(self, worker: Worker) -> float:

@@ -102,6 +102,8 @@ def look_at_workers(studies: "Sequence[Leases]") -> list[dict[str, str]]:
 
 
 def _states(leases: "Leases", before: "dict[str, Worker]") -> dict[str, str]:
+    from search.leases import was_restarted
+
     after = leases.read_workers()
     states = {}
     for worker in before.values():
@@ -110,7 +112,7 @@ def _states(leases: "Leases", before: "dict[str, Worker]") -> dict[str, str]:
         elif worker.machine == leases.machine or after[worker.id].counter != worker.counter:
             states[worker.id] = "alive"
         else:
-            states[worker.id] = "silent"
+            states[worker.id] = "ended" if was_restarted(worker.machine, leases.machine) else "silent"
     return states
 
 

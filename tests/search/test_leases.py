@@ -252,17 +252,39 @@ def test_a_machine_elsewhere_is_judged_by_its_counter_alone(folder: StudyFolder)
         assert not crew.is_alone()
 
 
-def test_workers_of_before_a_power_cut_are_gone_at_once(folder: StudyFolder) -> None:
-    leases = FileLeases(folder)
+def of_before(leases: FileLeases) -> Worker:
+    """A worker of this machine before it was restarted, or of a clone of it elsewhere: both are named alike."""
     machine, _, boot = leases.machine.partition("/")
-    before = Worker(id="ab", host="here", pid=1, machine=f"{machine}/{boot[::-1]}x", device="cpu", since="")
-    elsewhere = dataclasses.replace(before, machine=f"far-{machine}/{boot}")
+    old = f"{machine}/{boot[::-1]}x"
+    return Worker(id="ab", host="here", pid=1, machine=old, device="cpu", since="", beat_s=0.1)
+
+
+def test_workers_of_before_a_power_cut_are_struck_off_at_once(folder: StudyFolder) -> None:
+    leases = FileLeases(folder)
+    elsewhere = dataclasses.replace(of_before(leases), id="cd", machine=f"far-{leases.machine}")
     folder.running.mkdir(parents=True)
-    (folder.running / "worker-ab.json").write_text(json.dumps(dataclasses.asdict(before)))
-    assert leases.is_gone(before)
-    assert not leases.is_gone(elsewhere)
+    for worker in (of_before(leases), elsewhere):
+        (folder.running / f"worker-{worker.id}.json").write_text(json.dumps(dataclasses.asdict(worker)))
     with Crew(leases, device="cpu") as crew:
-        assert set(leases.read_workers()) == {crew.me.id}
+        assert set(leases.read_workers()) == {crew.me.id, "cd"}
+
+
+def test_a_worker_of_a_clone_of_this_machine_is_alive_as_long_as_it_beats(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = FileLeases(folder)
+    clone = of_before(leases)
+    leases.enlist(clone)
+
+    def beat_meanwhile(seconds: float) -> None:
+        assert seconds == pytest.approx(0.24), "two beats, and some more"
+        leases.beat(dataclasses.replace(clone, counter=1))
+
+    monkeypatch.setattr("search.crew.time.sleep", beat_meanwhile)
+    with Crew(leases, device="cpu") as crew:
+        assert "ab" in leases.read_workers()
+        assert not crew.is_dead("ab")
+        assert not crew.is_alone()
 
 
 def test_a_full_disk_while_the_lock_is_signed_leaves_it_free(
