@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from core.artifacts import TrialRecord
 from core.cli import command_line
 from core.durations import utc
 from core.errors import InputError, counted, shorten
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
 _PARTS = ("train", "val", "test")
 
 
-def start_or_continue(setup: "Setup", study: optuna.Study) -> None:
+def start_or_continue(setup: "Setup", study: optuna.Study, records: Sequence[TrialRecord]) -> None:
     """Writes what the study is, or checks that it is still the same. Only for the holder of the study's lock.
+
+    Args:
+        setup: What it is to be.
+        study: The same in Optuna.
+        records: Its finished trials, as they were read before the lock was taken.
 
     Raises:
         InputError: The study was started with something else, or its folder and Optuna's journal disagree.
     """
-    if goes_on(setup, study):
+    if goes_on(setup, study, records):
         return
     folder, weights, studies = setup.folder, setup.weights, setup.settings.studies
     weights_file = studies.weights_file(weights.hash)
@@ -42,7 +48,7 @@ def start_or_continue(setup: "Setup", study: optuna.Study) -> None:
     folder.write_study(describe_study(setup), split_rows(setup.manifest, setup.split))
 
 
-def goes_on(setup: "Setup", study: optuna.Study | None) -> bool:
+def goes_on(setup: "Setup", study: optuna.Study | None, records: Sequence[TrialRecord]) -> bool:
     """Whether a study goes on, as what it was; false for one that is still to be written. Writes nothing.
 
     A study that never got to a trial, as its cache was full or a word was wrong, is free to become another, unless
@@ -51,12 +57,12 @@ def goes_on(setup: "Setup", study: optuna.Study | None) -> bool:
     Args:
         setup: What it is to be.
         study: The same in Optuna; None if that knows of none.
+        records: Its finished trials, as they were read before; Optuna may know of more by now, not of fewer.
 
     Raises:
         InputError: The study was started with something else, or its folder and Optuna's journal disagree.
     """
-    folder, records = setup.folder, setup.folder.read_trials()
-    # Asked after the folder was read, which may get more trials of other workers meanwhile.
+    folder = setup.folder
     known = {trial.number for trial in study.get_trials(deepcopy=False)} if study is not None else set()
     if {record.number for record in records} - known or (known and not folder.exists):
         raise InputError(

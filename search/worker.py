@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.storages import BaseStorage
 
+from core.artifacts import StudyFolder, TrialRecord
 from core.trainer import Trainer
 from search.asking import Asking, Params
 from search.crew import Crew
@@ -41,8 +42,8 @@ def refuse(setup: Setup, storage: BaseStorage) -> None:
     Raises:
         InputError: As `begin` raises it.
     """
-    setup.folder.bring_up_to_date()
-    goes_on(setup, find_study(storage, setup.folder.name))
+    records = _read_trials(setup.folder)
+    goes_on(setup, find_study(storage, setup.folder.name), records)
 
 
 def begin(setup: Setup, storage: BaseStorage) -> optuna.Study:
@@ -51,13 +52,18 @@ def begin(setup: Setup, storage: BaseStorage) -> optuna.Study:
     Raises:
         InputError: The study was started with something else, or its folder and Optuna's journal disagree.
     """
-    setup.folder.bring_up_to_date()  # it may be hundreds of trials, for which nobody else should have to wait
+    records = _read_trials(setup.folder)  # it may be hundreds, for which nobody else should have to wait
     with setup.leases().lock():
         study = open_study(storage, setup.folder.name)
-        start_or_continue(setup, study)
+        start_or_continue(setup, study, records)
         for half in setup.folder.set_aside_halves():
             _log.warning("a trial's folder lacked its complete.json, so it is not whole and lies in %s now", half)
     return study
+
+
+def _read_trials(folder: StudyFolder) -> list[TrialRecord]:
+    folder.bring_up_to_date()
+    return folder.read_trials()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
