@@ -29,7 +29,7 @@ from core.manifest import Manifest
 from core.pixels import decode_files
 from core.splits import split_manifest
 from core.versions import installed_versions
-from ensemble.calibrating import Images, decode_for, draw_balanced, judge_loss
+from ensemble.calibrating import Images, decode_for, draw_balanced, find_images, judge_loss
 from ensemble.decision import VOTES, Rule, choose, pool
 from ensemble.describing_export import without_places
 from ensemble.export import main
@@ -475,6 +475,18 @@ def test_thresholds_are_told_with_what_they_give_in_int8() -> None:
     assert "from p = 0.300" in flagged
     assert "sensitivity 100.0% in float32, 50.0% in int8; specificity 66.7% in float32, 100.0% in int8" in flagged
     assert warning == "in int8 that finds less of mel than the 0.9 asked for"
+
+
+def test_a_study_of_the_same_name_and_data_but_another_split_lends_no_images(studies: Any) -> None:
+    info = studies.add("a").read_study()
+    member = dataclasses.replace(describe_member(describe_arch("test_resnet", 32), 3, 0, 1.0), study="a")
+    spec = describe_ensemble([member], studies.manifest.classes, Rule(), ())
+    spec = dataclasses.replace(spec, data=info["data"], split=info["split"])
+    files = find_images(spec, studies.root, [], "train").files
+    assert files == [studies.manifest.file(row) for row in studies.split.train.tolist()]
+    other = dataclasses.replace(spec, split=info["split"] | {"train": info["split"]["val"]})
+    with pytest.raises(InputError, match=r"but a in .* is of other images or another split"):
+        find_images(other, studies.root, [], "train")
 
 
 def test_int8_decides_mostly_as_float32_does(
