@@ -16,7 +16,7 @@ import pytest
 from core.cli import command_line
 from core.datasets import load_manifest
 from core.errors import InputError
-from core.files import read_tensors, write_tensors
+from core.files import read_tensors, write_csv, write_tensors
 from core.metrics import macro_recall
 from core.mirror import open_studies
 from core.splits import split_manifest
@@ -346,6 +346,20 @@ def test_views_are_shown_validated_reported_and_predicted_with(two: Any) -> None
     assert len(views_VNC) == 4
     assert np.ptp(views_VNC, axis=0).max() > 1e-4  # or nothing was turned
     np.testing.assert_allclose(ensemble.estimators_[0].predict_proba(files), views_VNC.mean(axis=0), rtol=1e-5)
+
+
+def test_class_of_too_few_lesions_is_refused_before_any_image_is_looked_at(
+    two: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(ImageSet, "of_manifest")
+    for name in "ab":
+        rows = [
+            row | ({"group": "one"} if (row["split"], row["label"]) == ("val", "mel") else {})
+            for row in two.folder.study(name).read_split()
+        ]
+        write_csv(two.root / name / "split.csv", rows)
+    assert build(two, *TORCH, "--views", "4", "--min-sensitivity", "mel=0.9") == 2
+    assert "two lesions to fit to, but of mel there is one" in capsys.readouterr().err
 
 
 def test_views_are_chosen_on_validation_and_leave_the_test_split_sealed(

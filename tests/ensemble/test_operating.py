@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from core.errors import InputError
 from core.metrics import wilson_interval
 from ensemble.crossfit import Truth
-from ensemble.operating import OperatingPoint, check_classes, fit_points, fit_threshold, flag, flag_columns, judge_flags
+from ensemble.operating import (
+    OperatingPoint,
+    check_classes,
+    check_lesions,
+    fit_points,
+    fit_threshold,
+    flag,
+    flag_columns,
+    judge_flags,
+)
 
 CLASSES = ("mel", "nv")
 
@@ -85,4 +94,12 @@ def test_unknown_classes_and_those_named_twice_are_refused() -> None:
 def test_class_of_less_than_two_lesions_is_refused(labels: list[int], groups: str, number: str) -> None:
     truth = Truth.of(labels, list(groups), 2)
     with pytest.raises(InputError, match=f"there are two lesions to fit to, but of mel there is {number}"):
-        fit_points([("mel", 0.9)], np.full((2, 2), 0.5), truth, CLASSES)
+        check_lesions([("mel", 0.9)], truth, CLASSES)
+
+
+def test_class_whose_lesions_all_lie_in_one_fold_is_refused() -> None:
+    # Patients are dealt out to the five folds by their rarest class: p, the four of nv, and q comes where p went.
+    classes, labels, groups = ("akiec", "nv", "vasc", "mel"), [0, 3, 1, 1, 1, 1, 2, 3], [*"ppabcdqq"]
+    with pytest.raises(InputError, match="whose lesions lie in several folds, but the 2 of mel lie in one"):
+        check_lesions([("mel", 0.9)], Truth.of(labels, groups, 4), classes)
+    check_lesions([("nv", 0.9)], Truth.of(labels, groups, 4), classes)
