@@ -92,13 +92,19 @@ def check_lesions(wanted: Sequence[tuple[str, float]], truth: Truth, classes: Se
 
 
 def fit_threshold(probs_N: Floats, is_class_N: Hits, min_sensitivity: float) -> float:
-    """The highest threshold at which so much of a class is flagged; 0, which flags all, if none of it is there."""
+    """A threshold that flags so much of a class and as little else as that allows; 0, all, if none of it is there.
+
+    It lies halfway from the least probability that it flags to the next one below: at that probability itself another
+    way of rounding, as an exported file has, would miss its image.
+    """
     found_K = np.sort(probs_N[is_class_N])[::-1]
     if not len(found_K):
         return 0.0
     # A hair less than a whole number of images asks for no further one: 0.9 of 10 are 9.
     needed = int(np.ceil(min_sensitivity * len(found_K) - 1e-9))
-    return float(found_K[needed - 1])
+    least = found_K[needed - 1]
+    below = np.max(probs_N, where=probs_N < least, initial=0.0)
+    return float((least + below) / 2)
 
 
 def fit_points(
