@@ -470,6 +470,11 @@ def test_foreign_files_at_a_url_are_seen(tmp_path: Path) -> None:
         check_replaceable(studies.ensemble, studies.names_in(studies.ensemble))
 
 
+def test_a_url_without_studies_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"must be a folder, but file://{tmp_path}/bucket is none"):
+        read_studies(open_studies(f"file://{tmp_path}/bucket"))
+
+
 def test_a_password_is_not_written_down(two: Any) -> None:
     words = [str(two.root), "--no-test"]
     assert command_line("ensemble.build", ["s3://anna:secret@host/studies"]) == (
