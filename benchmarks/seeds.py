@@ -35,8 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Reads the reports, and shows their means."""
-    if len({folder.resolve() for folder in args.studies}) < len(args.studies):
-        raise InputError("`studies` must be folders of different seeds, but got one of them twice. Name each once.")
+    refuse_twice(args.studies)
     metrics = [read_metrics(folder) for folder in args.studies]
     refuse_strangers(args.studies, metrics)
     for folder, each in zip(args.studies, metrics, strict=True):
@@ -61,6 +60,16 @@ def main(args: argparse.Namespace) -> int:
         about=f"macro recall of the ensemble over that of the best single trial, test split, mean of {len(metrics)}",
     )
     return 0
+
+
+def refuse_twice(folders: Sequence[Path]) -> None:
+    """Checks that no folder counts twice in a mean.
+
+    Raises:
+        InputError: One does.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("`studies` must be folders of different seeds, but got one of them twice. Name each once.")
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.reporting import add_out_argument, finish
+from benchmarks.seeds import refuse_twice
 from core.cli import Parser, run, write
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Takes all votes in each folder, and shows their means."""
+    refuse_twice(args.studies)
     recalls: dict[str, list[float]] = {}
     rows: list[dict[str, Any]] = []
     for folder in args.studies:

@@ -12,7 +12,7 @@ def cache_folder(kind: str) -> Path:
     """The folder for one kind of cached file, made if needed.
 
     It lies under ``$DERMATUNE_CACHE``, else under ``$XDG_CACHE_HOME/dermatune`` or ``~/.cache/dermatune``. All of it
-    can be deleted at any time; it costs time, never results.
+    can be deleted at any time; it costs time, never results (on a card up to rounding, see docs/decisions/0012).
 
     Raises:
         InputError: The folder cannot be made or written to.

@@ -1,7 +1,8 @@
 """A run's resumable state at the end of an epoch, as safetensors and never as pickle, and when to write it.
 
 Everything random in a run is derived from (seed, trial, epoch), so no generator's state needs saving: a resumed run
-repeats nothing but the epoch it was interrupted in, and gives the same numbers as an undisturbed one.
+repeats nothing but the epoch it was interrupted in, and gives the same numbers as an undisturbed one; on a card up to
+rounding where something is frozen (docs/decisions/0012).
 """
 
 import dataclasses

@@ -20,7 +20,7 @@ _LARGEST = 1e300  # whole numbers may be larger than any float, and NaN is below
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run: same config, data, machine type and threads, same numbers.
+    """One training run: same config, data, machine type and threads, same numbers (docs/decisions/0006).
 
     Attributes:
         arch: Name of a timm model.

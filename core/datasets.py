@@ -51,11 +51,11 @@ def load_manifest(data: DataSpec | Path) -> Manifest:
     return manifest
 
 
-def _all_faults(found: "Survey", faults: tuple[str, ...]) -> str:
-    """One sentence for all faults, and the command that shows or mends them."""
+def _all_faults(found: "Survey", faults: tuple[str, ...], *, shown: bool = False) -> str:
+    """One sentence for all faults, and the command that shows or mends them; they may have been shown already."""
     command = f"python -m core.datasets {found.spec.flags.replace('--data ', '')}"
     others = f"{len(faults) - 1} more kinds of faults are" if len(faults) > 2 else "One more kind of fault is"
-    more = f" {others} listed by `{command}`." if len(faults) > 1 else ""
+    more = f" {others} listed {'above' if shown else f'by `{command}`'}." if len(faults) > 1 else ""
     # where the images are, as a cleaned manifest must lie above them
     target = Path(os.path.commonpath([part.root for part in found.sets])) / "cleaned.csv"
     fix = f" Or leave out what is concerned: `{command} --fix {shlex.quote(str(target))}`."
@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if faults:
         cli.write()
-        raise InputError(_all_faults(found, faults))
+        raise InputError(_all_faults(found, faults, shown=True))
     return 0
 
 

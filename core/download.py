@@ -8,7 +8,7 @@ import filecmp
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ def download(name: str, target: Path, *, base_url: str | None = None) -> list[Pa
         What the set consists of: folders and files below `target`.
 
     Raises:
-        InputError: There is no such set, its source can't be reached or serves wrong bytes, or the disk is too small.
+        InputError: There is no such set, the folder holds another one, its source can't be reached or serves wrong
+            bytes, or the disk is too small.
     """
     if name not in CATALOGUE:
         raise InputError(
@@ -59,8 +60,10 @@ def fetch(collection: Collection, target: Path, *, patience: Patience | None = N
     if target.exists() and not target.is_dir():
         raise InputError(f"The target of `--download` must be a folder, but {target} is a file. Give another one.")
     patience = patience or Patience()
+    place = _Target(target.absolute(), collection.name)
+    place.refuse_other_sets(collection.files)
     _announce(collection, target)
-    with _Target(target.absolute(), collection.name).locked() as place:
+    with place.locked():
         missing = [file for file in collection.files if not place.parts_of(file)]
         if missing and collection.dataverse:
             collection = look_up(collection, patience)
@@ -105,11 +108,31 @@ class _Target:
 
     def __init__(self, root: Path, name: str) -> None:
         self.root = root
+        self._name = name
         self._downloads = root / _DOWNLOADS
         self._list = self._downloads / f"{name}.json"
 
+    def refuse_other_sets(self, files: Sequence[RemoteFile]) -> None:
+        """Refuses a folder with anything else in it: two sets in one folder are read as one, or not at all.
+
+        Args:
+            files: What the set consists of; these may have been put there by hand.
+
+        Raises:
+            InputError: Another set was downloaded to it, or it holds something before the first download.
+        """
+        rule = f"The target of `--download {self._name}` must be a folder without other sets"
+        lists = {name: self._downloads / f"{name}.json" for name in CATALOGUE if name != self._name}
+        if others := [name for name, file in lists.items() if file.exists()]:
+            raise InputError(f"{rule}, but {few(others)} was downloaded to {self.root}. Give a new folder.")
+        if self._downloads.is_dir() or not self.root.is_dir():
+            return
+        ours = {_CHECKSUMS, *(file.name for file in files), *(file.folder for file in files)}
+        if strange := [name for name in sorted(os.listdir(self.root)) if name not in ours and not name.startswith(".")]:
+            raise InputError(f"{rule}, but {self.root} already has {few(strange)}. Give a new folder.")
+
     @contextmanager
-    def locked(self) -> Iterator["_Target"]:
+    def locked(self) -> Iterator[None]:
         """Keeps other processes away, which would append to the same parts."""
         from filelock import FileLock, Timeout
 
@@ -118,7 +141,7 @@ class _Target:
             with FileLock(self._downloads / "lock", timeout=0):
                 for stray in self._downloads.glob("tmp*"):  # pooch's, of a process that was killed
                     stray.unlink()
-                yield self
+                yield
         except Timeout as error:
             raise InputError(
                 f"One download at a time may write to {self.root}, but another is running. Wait for it or choose "

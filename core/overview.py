@@ -41,7 +41,8 @@ def describe(found: Survey, *, seed: int) -> tuple[str, ...]:
         for line in _warnings(manifest, split):
             _fact("warning", line)
     except InputError as error:
-        faults.append(str(error))
+        if found.samples or not faults:  # else it is only what comes of them
+            faults.append(str(error))
     for fault in faults:
         _fact("fault", fault)
     return tuple(faults)

@@ -1,7 +1,8 @@
 """What the part of a network that learns is fed: activations at the cut, once for each view where there is room.
 
 Epoch e shows the same view of an image to every trial of a study, so the frozen part gives the same activation for it.
-Remembering it changes time, never numbers (docs/decisions/0012).
+Remembering it changes time, never numbers; on a card up to rounding, as kernels may sum in another order for another
+number of images (docs/decisions/0012).
 
 Legend: N rows, B batch, S stored side, H side that the network sees.
 """

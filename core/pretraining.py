@@ -111,7 +111,7 @@ class Pretraining:
         self.device = device
         keep_freed_memory(device)
         if device.type == "cuda":
-            torch.backends.cudnn.deterministic = True  # as for trials: a resumed run gives the same numbers
+            torch.backends.cudnn.deterministic = True  # as for trials: the same operations give the same numbers
         hasten_small_depthwise(learner)
         self.method = learner.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(descent, self.method)

@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -17,6 +17,9 @@ from core.errors import InputError, few, one_line
 
 _DELIMITERS = ",;\t|"
 _TOLD_DELIMITER = re.compile(r"\"?sep=([^\s\"])\"?\r?\n", re.IGNORECASE)  # a first line that Excel writes and reads
+# Lines before the header: empty ones, as spreadsheets write empty rows, and comments ("# " and words, or # alone). A
+# header may begin with # too, as "#,image,label" or "#image,label" do.
+_BEFORE_HEADER = re.compile(r"(?:(?:[,;\t| ]*|\"?#(?: [^\r\n]*)?)(?:\r\n|\r|\n))*")
 _LONGEST_HEADER = 1 << 16  # bytes; Kaggle's tables of pixels have 20 kB of column names
 _LINE, _CONTROL = re.compile(rb"[\r\n]"), re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _MOST_BYTES = 1 << 30  # a table of a million images has a tenth of this
@@ -86,8 +89,8 @@ class Table:
             The lines that can be used, and a sentence for each kind of fault among the others.
 
         Raises:
-            InputError: The file as a whole is no table: its encoding or its quotes are broken, or it is far too long.
-                Or a column that is asked for stands in it twice.
+            InputError: The file as a whole is no table: its encoding or its quotes are broken, it has NUL bytes, or is
+                far too long. Or a column that is asked for stands in it twice.
         """
         if (size := self.path.stat().st_size) > _MOST_BYTES:
             raise InputError(
@@ -103,7 +106,7 @@ class Table:
         try:
             with self.path.open(newline="", encoding=self.encoding) as file:
                 before = len([file.readline() for _ in range(self.lines_before)])
-                reader = csv.reader(file, delimiter=self.delimiter, skipinitialspace=True, strict=True)
+                reader = csv.reader(_text_of(file), delimiter=self.delimiter, skipinitialspace=True, strict=True)
                 next(reader, None)
                 done = before + reader.line_num
                 for values in islice(reader, most):
@@ -173,18 +176,25 @@ def open_table(path: Path) -> Table | None:
     told = _TOLD_DELIMITER.match(text)
     delimiters = told[1] if told else _DELIMITERS
     text = text[told.end() :] if told else text
-    empty = _empty_lines(text)
-    text = text.removeprefix(empty)
-    lines_before = int(bool(told)) + len(io.StringIO(empty, newline="").readlines())
+    before = _BEFORE_HEADER.match(text)
+    assert before, "it matches nothing, too"
+    text = text[before.end() :]
+    lines_before = int(bool(told)) + len(io.StringIO(before[0], newline="").readlines())
     headers = [_header(text, delimiter, whole=len(start) < _LONGEST_HEADER) for delimiter in delimiters]
     columns, delimiter = max(zip(headers, delimiters, strict=True), key=lambda pair: len(pair[0]))
     return Table(path, columns, delimiter, encoding, lines_before) if len(columns) > 1 else None
 
 
-def _empty_lines(text: str) -> str:
-    """The lines before the first with anything but delimiters, as spreadsheets write empty rows."""
-    empty = text[: len(text) - len(text.lstrip(f"{_DELIMITERS} \r\n"))]
-    return empty[: max(map(empty.rfind, "\r\n")) + 1]
+def _text_of(lines: Iterable[str]) -> Iterator[str]:
+    """The same lines; one with a NUL byte, which Python's reader takes for a letter, ends them.
+
+    Raises:
+        csv.Error: There is one.
+    """
+    for line in lines:
+        if "\0" in line:
+            raise csv.Error("it has a NUL byte")
+        yield line
 
 
 def _header(text: str, delimiter: str, *, whole: bool) -> tuple[str, ...]:

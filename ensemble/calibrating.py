@@ -4,7 +4,7 @@ Shapes: N images, S stored side, C classes.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,11 @@ from core.pixels import decode_files
 from ensemble.crossfit import Truth
 from ensemble.decision import choose
 from ensemble.export_card import Input
+from ensemble.operating import Flagged, OperatingPoint, flag, judge_flags
 from ensemble.parts import find_part
 from ensemble.spec import EnsembleSpec
 from ensemble.studies import Study, read_studies
+from ensemble.tables import percent
 
 Rows = npt.NDArray[np.int64]
 
@@ -43,6 +45,7 @@ class Loss(NamedTuple):
     int8: float
     lost: Difference
     changed: float  # share of the decisions
+    flagged: tuple[tuple[Flagged, Flagged], ...] = ()  # by each operating point, in float32 and in int8
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them."""
@@ -53,7 +56,26 @@ class Loss(NamedTuple):
             "lost": self.lost.value,
             "lost_interval": list(self.lost.interval),
             "decisions_changed": self.changed,
+            "operating_points": [{"float32": plain.to_dict(), "int8": int8.to_dict()} for plain, int8 in self.flagged],
         }
+
+    def told(self) -> Iterator[str]:
+        """The figures in sentences."""
+        low, high = (100 * end for end in self.lost.interval)
+        yield (
+            f"macro recall on {self.images:,} validation images: {self.float32:.1%} in float32, {self.int8:.1%} in "
+            f"int8, {100 * self.lost.value:.1f} points lost (95% interval {low:.1f} to {high:.1f}); "
+            f"{self.changed:.1%} of the decisions changed"
+        )
+        for plain, int8 in self.flagged:
+            yield (
+                f"flagged for {int8.class_name} from p = {int8.threshold:.3f}, which was fitted in float32: "
+                f"sensitivity {percent(plain.sensitivity)} in float32, {percent(int8.sensitivity)} in int8; "
+                f"specificity {percent(plain.specificity)} in float32, {percent(int8.specificity)} in int8"
+            )
+            # The hair is that of `ensemble.operating.fit_threshold`.
+            if int8.sensitivity is not None and int8.sensitivity < int8.min_sensitivity - 1e-9:
+                yield f"in int8 that finds less of {int8.class_name} than the {int8.min_sensitivity:g} asked for"
 
 
 def find_images(spec: EnsembleSpec, studies: Path, places: Sequence[Path], name: str) -> Images:
@@ -108,15 +130,27 @@ def decode_for(frames: Sequence[Frame], files: Sequence[Path]) -> dict[str, npt.
     return {Input.of(frame).name: decode_files(files, frame) for frame in frames}
 
 
-def judge_loss(images: Images, float32_NC: Floats, int8_NC: Floats, num_classes: int) -> Loss:
-    """Compares probabilities in float32 and int8 of the same images."""
+def judge_loss(
+    images: Images,
+    float32_NC: Floats,
+    int8_NC: Floats,
+    classes: Sequence[str],
+    points: Sequence[OperatingPoint] = (),
+) -> Loss:
+    """Compares probabilities in float32 and int8 of the same images, and what the same thresholds flag of them."""
     chosen_2N = np.stack([choose(float32_NC), choose(int8_NC)])
     hits_2N = chosen_2N == images.labels
-    recalls = Truth.of(images.labels, images.groups, num_classes).recalls(hits_2N)
+    truth = Truth.of(images.labels, images.groups, len(classes))
+    recalls = truth.recalls(hits_2N)
+    plain, quantised = (
+        judge_flags(points, flag(points, probs_NC, classes), chosen_N, truth, classes)
+        for probs_NC, chosen_N in zip((float32_NC, int8_NC), chosen_2N, strict=True)
+    )
     return Loss(
         images=len(images.labels),
         float32=float(recalls[0]),
         int8=float(recalls[1]),
         lost=Contest(images.labels, hits_2N, images.groups).differences()[1],
         changed=float((chosen_2N[0] != chosen_2N[1]).mean()),
+        flagged=tuple(zip(plain, quantised, strict=True)),
     )

@@ -91,13 +91,9 @@ def _quantise(graph: EnsembleGraph, model: Path, parts: list[Images], count: int
     )
     add_card(quantised, describe_export(spec, command=command, int8={}), quantised)
     told = [ExportedEnsemble(path).predict_proba(val.files) for path in (model, quantised)]
-    loss = judge_loss(val, told[0], told[1], len(spec.classes))
-    low, high = (100 * end for end in loss.lost.interval)
-    cli.write(
-        f"macro recall on {loss.images:,} validation images: {loss.float32:.1%} in float32, {loss.int8:.1%} in int8, "
-        f"{100 * loss.lost.value:.1f} points lost (95% interval {low:.1f} to {high:.1f}); {loss.changed:.1%} of the "
-        "decisions changed"
-    )
+    loss = judge_loss(val, told[0], told[1], spec.classes, spec.operating_points)
+    for sentence in loss.told():
+        cli.write(sentence)
     if any(len(member.files) > 1 for member in spec.members):
         cli.write("the networks have learned from validation images too: there int8 may lose less than on new ones")
     card = describe_export(spec, command=command, int8={**how._asdict(), "validation": loss.to_dict()})

@@ -31,7 +31,8 @@ _HOW_TO_READ = {
     "with a filter that averages. Nothing else, as scaling to each network's size and normalisation are inside. All "
     "inputs are of the same images.",
     "output": "float32 (images, classes), rows summing to 1, in the order of classes; the highest is the class that is "
-    "chosen. An image is flagged for an operating point where its class has at least the threshold.",
+    "chosen. An image is flagged for an operating point where its class has at least the threshold. Thresholds were "
+    "fitted in float32; what they give in int8 stands in the provenance: int8, validation, operating_points.",
     "intended_use": "Research and teaching. Not a medical device: it must not decide on anybody's diagnosis or "
     "treatment.",
 }

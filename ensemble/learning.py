@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from ensemble.choosing import fit_members, keep_voters
 from ensemble.confirmed import read_confirmed
+from ensemble.crossfit import Truth
 from ensemble.describing import describe
 from ensemble.evaluation import Evaluation, evaluate
 from ensemble.members import FitTo, Selection
-from ensemble.operating import fit_points
+from ensemble.operating import check_lesions, fit_points
 from ensemble.parts import read_validation
 from ensemble.spec import EnsembleSpec
 from ensemble.tied import MOST, keep_tied
@@ -68,9 +69,15 @@ def learn(candidates: Selection, wanted: Wanted, command: str, see: See) -> Lear
         wanted: What may be chosen.
         command: The command line, for the record.
         see: Shows the validation images to the members, where more than one view may be chosen.
+
+    Raises:
+        InputError: What trials believed is damaged, or a threshold is asked for that the rows don't allow; that is told
+            before anything is shown.
     """
     confirmed = wanted.fit_to == "confirmed"
     part, probs_MNC = (read_confirmed if confirmed else read_validation)(candidates.members)
+    classes = candidates.members[0].study.info["data"]["classes"]
+    check_lesions(wanted.min_sensitivity, Truth.of(part.labels, part.groups, len(classes)), classes)
     if wanted.top_k == "tied":
         candidates, probs_MNC = keep_tied(candidates, part, probs_MNC)
     fit, chooser = fit_members(
@@ -86,7 +93,6 @@ def learn(candidates: Selection, wanted: Wanted, command: str, see: See) -> Lear
         priors_MC, weigh = np.asarray([member.prior for member in spec.members]), among(voting, chooser.weigh)
         fit, plain = fit_views(seen_VMNC, priors_MC, fit.truth, weigh, offered=wanted.views, tau=wanted.tau)
         told_MNC, plain_MNC = seen_VMNC[: fit.rule.views].mean(axis=0), seen_VMNC[0]
-    classes = selection.members[0].study.info["data"]["classes"]
     points, flags = fit_points(wanted.min_sensitivity, fit.probs_NC, fit.truth, classes)
     vote = vote_out_of_fold(fit, plain, flags)
     if confirmed:  # networks that hadn't seen a row saw one view of it; others see as many as were asked for

@@ -33,6 +33,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{_escape(steps.over_single(report))}\n"
     yield "## Ensemble and members\n"
     yield from _table(tables.classifiers(report))
+    yield f"{_escape(steps.rule(report))}\n"
     for name, reason in spec.left_out:
         yield f"Left out: {_escape(name)}, {_escape(reason)}.\n"
     if report.spec.fitted:

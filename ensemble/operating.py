@@ -70,14 +70,41 @@ def check_classes(wanted: Sequence[tuple[str, float]], classes: Sequence[str]) -
         )
 
 
+def check_lesions(wanted: Sequence[tuple[str, float]], truth: Truth, classes: Sequence[str]) -> None:
+    """Refuses thresholds that `fit_points` could not fit to some rows, from what the rows are alone.
+
+    Raises:
+        InputError: There are less than two lesions of a class, or some of the folds are fitted to none.
+    """
+    for name, _ in wanted:
+        is_class_N = truth.labels_N == list(classes).index(name)
+        lesions = len(np.unique(truth.groups_N[is_class_N]))
+        if lesions < 2:  # one to fit to, and one to see what that gives
+            raise InputError(
+                f"`--min-sensitivity` must name a class of which there are two lesions to fit to, but of {name} there "
+                f"{'is one' if lesions else 'is none'}. Leave it out."
+            )
+        if not all(is_class_N[fit_N].any() for fit_N, _ in truth.held_out()):
+            raise InputError(
+                f"`--min-sensitivity` must name a class whose lesions lie in several folds, but the {lesions} of "
+                f"{name} lie in one, as they have images of other classes too. Leave it out."
+            )
+
+
 def fit_threshold(probs_N: Floats, is_class_N: Hits, min_sensitivity: float) -> float:
-    """The highest threshold at which so much of a class is flagged; 0, which flags all, if none of it is there."""
+    """A threshold that flags so much of a class and as little else as that allows; 0, all, if none of it is there.
+
+    It lies halfway from the least probability that it flags to the next one below: at that probability itself another
+    way of rounding, as an exported file has, would miss its image.
+    """
     found_K = np.sort(probs_N[is_class_N])[::-1]
     if not len(found_K):
         return 0.0
     # A hair less than a whole number of images asks for no further one: 0.9 of 10 are 9.
     needed = int(np.ceil(min_sensitivity * len(found_K) - 1e-9))
-    return float(found_K[needed - 1])
+    least = found_K[needed - 1]
+    below = np.max(probs_N, where=probs_N < least, initial=0.0)
+    return float((least + below) / 2)
 
 
 def fit_points(
@@ -93,30 +120,16 @@ def fit_points(
 
     Returns:
         The points, and which rows each flags (N,) by thresholds of the other folds.
-
-    Raises:
-        InputError: There are less than two lesions of a class, or some of the folds are fitted to none.
     """
     points, flags = [], []
     for name, least in wanted:
         c = list(classes).index(name)
         probs_N, is_class_N = probs_NC[:, c], truth.labels_N == c
-        lesions = len(np.unique(truth.groups_N[is_class_N]))
-        if lesions < 2:  # one to fit to, and one to see what that gives
-            raise InputError(
-                f"`--min-sensitivity` must name a class of which there are two lesions to fit to, but of {name} there "
-                f"{'is one' if lesions else 'is none'}. Leave it out."
-            )
         points.append(
             OperatingPoint(class_name=name, min_sensitivity=least, threshold=fit_threshold(probs_N, is_class_N, least))
         )
         flagged_N = np.zeros(len(probs_N), bool)
         for fit_N, held_N in truth.held_out():
-            if not is_class_N[fit_N].any():
-                raise InputError(
-                    f"`--min-sensitivity` must name a class whose lesions lie in several folds, but the {lesions} of "
-                    f"{name} lie in one, as they have images of other classes too. Leave it out."
-                )
             flagged_N[held_N] = probs_N[held_N] >= fit_threshold(probs_N[fit_N], is_class_N[fit_N], least)
         flags.append(flagged_N)
     return tuple(points), flags

@@ -54,7 +54,10 @@ def _write_challenge(folder: Path, evaluation: Evaluation, spec: EnsembleSpec, l
 
 
 def metrics(report: Report) -> dict[str, Any]:
-    """The report's figures, as fractions; ``test`` is null where the test split was left sealed."""
+    """The report's figures, as fractions; ``test`` is null where the test split was left sealed.
+
+    ``decision`` and ``fitted`` are those of `ensemble.json`, which the page's table of what was fitted is made of.
+    """
     test = None
     if report.test is not None:
         test = {"fingerprint": report.spec.split["test"], "opening": report.opening, **report.test.to_dict()}
@@ -64,6 +67,8 @@ def metrics(report: Report) -> dict[str, Any]:
         "classes": list(report.spec.classes),
         "test": test,
         "fit_to": report.spec.fitted.get("fit_to", "validation"),
+        "decision": report.spec.rule.to_dict(),
+        "fitted": report.spec.fitted,
         "validation": {"optimistic": True, **report.validation.to_dict()},
         "surest_mistakes": [mistake.to_dict() for mistake in report.mistakes],
     }

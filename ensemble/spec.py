@@ -239,7 +239,7 @@ def read_arch(fields: Any) -> Arch:
     if not SMALLEST_SIZE <= fields["image_size"] <= LARGEST_SIZE:
         raise TypeError(f"arch: image_size must be {SMALLEST_SIZE} to {LARGEST_SIZE:,} pixels")
     if recorded_framing(fields) is None:
-        raise TypeError(f"arch: framing must be {' or '.join(FRAMINGS)}, but is {fields['framing']}")
+        raise TypeError(f"arch: framing must be {' or '.join(FRAMINGS)}, but is {shorten(str(fields['framing']))}")
     if len(fields["mean"]) != 3 or len(fields["std"]) != 3 or not min(fields["std"]) > 0:
         raise TypeError("arch: mean and std must be three numbers each, those of std above 0")
     return Arch(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})

@@ -68,11 +68,11 @@ def read_studies(folder: StudiesFolder, names: Sequence[str] = ()) -> list[Study
     there = {study.name: study for study in folder.read_studies()}
     if not there and not folder.root.is_dir():
         raise InputError(
-            f"`studies` must be a folder, but {folder.root} is none. Give the one that search.run wrote to."
+            f"`studies` must be a folder, but {folder.place} is none. Give the one that search.run wrote to."
         )
     if not there:
         raise InputError(
-            f"`studies` must hold at least one study, but {folder.root} holds none. Run `python -m search.run` first, "
+            f"`studies` must hold at least one study, but {folder.place} holds none. Run `python -m search.run` first, "
             "or give the folder that its --studies named."
         )
     if unknown := [name for name in names if name not in there]:
@@ -86,8 +86,8 @@ def read_studies(folder: StudiesFolder, names: Sequence[str] = ()) -> list[Study
         chosen = [study for study in chosen if not study.info.get("serves")]
         if not chosen:
             raise InputError(
-                f"`studies` must hold trials of the full image size, but {folder.root} holds only {', '.join(served)}, "
-                "whose best are still to be trained at it. Let the search go on."
+                f"`studies` must hold trials of the full image size, but {folder.place} holds only {', '.join(served)}"
+                ", whose best are still to be trained at it. Let the search go on."
             )
         chosen = [study for study in chosen if not study.info["demo"]] or chosen
     _check_same_data(chosen)

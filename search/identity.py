@@ -219,6 +219,8 @@ def refuse_differences(
     """
     try:
         differing = _differences(study, now, rows)
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"The study.json of {name} must be whole, but is damaged ({error}). Restore it.") from error
     if differing:

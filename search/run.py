@@ -194,9 +194,9 @@ def read_settings(args: argparse.Namespace) -> "list[Settings]":
 
         parse_url(args.storage)
     if args.backend is not None:
-        from search.workers import refuse_backend
+        from search.backends import refuse_backend
 
-        refuse_backend(args.backend)
+        refuse_backend(args.backend, args.scheduler or "")
     settings = Settings(
         arch=args.arch[0],
         data=read_data_arguments(args, args.data),

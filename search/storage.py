@@ -188,7 +188,7 @@ def read_storage(studies: StudiesFolder, database: str = "") -> BaseStorage:
         return read_database(database)
     if not studies.journal_file.is_file():
         raise InputError(
-            f"`studies` must be a folder that search.run wrote to, but {studies.root} has no journal.log. "
+            f"`studies` must be a folder that search.run wrote to, but {studies.place} has no journal.log. "
             "Give the one that it wrote to, and its --storage if it had one."
         )
     return _open_journal(studies)

@@ -1,7 +1,6 @@
-"""Several workers of one search: processes of this machine, or of a cluster, through joblib's backends."""
+"""Several workers of one search: how the machine is shared among them, and what happens when one is killed."""
 
 import dataclasses
-import importlib.util
 import logging
 import os
 import threading
@@ -9,33 +8,29 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 
-import joblib
 import optuna
 import torch
-from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
-from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS, get_active_backend
 from optuna.storages import BaseStorage
 
 from core.cli import stop_asked
 from core.device import available_cores, free_memory
-from core.errors import InputError, LostError, one_line
+from core.errors import LostError, one_line
 from core.loaders import decode_ahead, decode_once
 from core.pixels import ensure_array_of_files
+from search.backends import WorkerKilledError, live_here, on_dask, run_elsewhere
 from search.crew import Crew
-from search.job import Job, Outcome, run_job
+from search.job import Job, Outcome
 from search.loop import SearchFailedError, count_finished
 from search.objective import MAX_DEATHS
 from search.onlooker import Onlooker
 from search.pictures import Pictures
-from search.setup import Settings, Setup
+from search.setup import Setup
 from search.storage import open_study
 from search.worker import Goal
 
 MAX_CRASHES = MAX_DEATHS + 1  # in a row, without an epoch between them: a trial that kills its processes ends first
-_ONE_PROCESS = ("sequential", "threading")
-_FORGETFUL = "multiprocessing"
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _LOOK_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -74,10 +69,13 @@ def run_workers(
     onlooker = Onlooker(setup, study, crew, goal, pictures, best=best)
     with onlooker, _looking(onlooker, deadline):
         jobs = plan_jobs(setup, goal, parent=crew.me.id, deadline=deadline)
-        if setup.settings.backend == "loky":
-            outcomes = Pools(study, onlooker).run(jobs)
+        if settings.backend == "loky":
+            outcomes = Relay(study, onlooker, live_here).run(jobs)
+        elif settings.backend == "dask":
+            with on_dask(settings.scheduler) as live:
+                outcomes = Relay(study, onlooker, live).run(jobs)
         else:
-            outcomes = _run_elsewhere(setup.settings, jobs, onlooker)
+            outcomes = run_elsewhere(settings.backend, jobs, partial(_end_all, onlooker))
     if count_finished(study) >= goal.n_trials:
         return ""
     if failed := next((outcome.failed for outcome in outcomes if outcome.failed), ""):
@@ -98,41 +96,17 @@ def _decode(setup: Setup) -> None:
     )
 
 
-def refuse_backend(name: str) -> None:
-    """Checks that joblib can run workers in a backend.
-
-    Raises:
-        InputError: It knows none of that name, the backend's package is absent, its workers would not be processes, or
-            one that is killed would never be missed.
-    """
-    if name == _FORGETFUL:
-        raise InputError(
-            f"`--backend` must be one that notices when a worker is killed, but got --backend={name}, whose pool would "
-            "wait for that worker for ever. Leave --backend out: loky runs processes of this machine, too."
-        )
-    known = sorted({*BACKENDS, *EXTERNAL_BACKENDS} - {*_ONE_PROCESS, _FORGETFUL})
-    if name not in known:
-        raise InputError(
-            f"`--backend` must be one whose workers are processes ({', '.join(known)}), but got --backend={name}. "
-            "Choose one; others can be registered with joblib."
-        )
-    if name == "dask" and importlib.util.find_spec("distributed") is None:
-        raise InputError(
-            "`--backend` dask must have dask's distributed, but it is not installed here. Install it with "
-            "`pip install -e .[cluster]`, on the cluster's machines too."
-        )
-
-
-class Pools:
-    """Runs the workers of this machine, each in a pool of its own: a process that is killed breaks no other's.
+class Relay:
+    """Runs workers, and another in the place of each that is killed.
 
     Args:
         study: Shows whether anything goes on.
         onlooker: Ends the workers where that must be.
+        live: Runs one to its end, or raises WorkerKilledError.
     """
 
-    def __init__(self, study: optuna.Study, onlooker: Onlooker) -> None:
-        self._study, self._onlooker = study, onlooker
+    def __init__(self, study: optuna.Study, onlooker: Onlooker, live: Callable[[Job], Outcome]) -> None:
+        self._study, self._onlooker, self._live = study, onlooker, live
         self._threads = threading.Lock()
         self._crashes, self._progress = 0, -1
 
@@ -146,17 +120,14 @@ class Pools:
             return list(threads.map(self._run, jobs))
 
     def _run(self, job: Job) -> Outcome:
-        """Runs one worker, and another in its place whenever it is killed."""
-        threads = dict.fromkeys(_THREADS, str(job.threads))
         try:
             while True:
                 try:
-                    with ProcessPoolExecutor(max_workers=1, env=threads) as pool:
-                        outcome: Outcome = pool.submit(run_job, job).result()
+                    outcome = self._live(job)
                     if outcome.failed:
                         _end_all(self._onlooker, outcome.failed)
                     return outcome
-                except BrokenProcessPool as error:
+                except WorkerKilledError as error:
                     self._count_crash(error)
                 if self._onlooker.why:
                     return Outcome(stopped=self._onlooker.why)
@@ -164,7 +135,7 @@ class Pools:
             _end_all(self._onlooker, str(error))  # the others, which this thread's end would wait for
             raise
 
-    def _count_crash(self, error: BrokenProcessPool) -> None:
+    def _count_crash(self, error: WorkerKilledError) -> None:
         with self._threads:
             before, self._progress = self._progress, count_epochs(self._study)
             self._crashes = 1 if self._progress > before else self._crashes + 1
@@ -178,28 +149,6 @@ def _end_all(onlooker: Onlooker, why: str) -> None:
     """Lets all workers stop after their present step."""
     with suppress(LostError):  # `_looking` tries again until it has been written down
         onlooker.end_workers(why)
-
-
-def _run_elsewhere(settings: Settings, jobs: list[Job], onlooker: Onlooker) -> list[Outcome]:
-    """Runs workers through joblib, whose backend sees to it that each runs to its end."""
-    options = {"scheduler_host": settings.scheduler} if settings.scheduler else {}
-    try:
-        config = joblib.parallel_config(backend=settings.backend, n_jobs=len(jobs), **options)
-    except (OSError, ValueError) as error:  # joblib asks the scheduler at once
-        raise InputError(
-            f"`--scheduler` must be the address of a Dask scheduler that answers, but got --scheduler "
-            f"{settings.scheduler} ({one_line(str(error))}). Start one, or leave --backend out."
-        ) from error
-    outcomes: list[Outcome] = []
-    with config:
-        can_tell_of_each = get_active_backend()[0].supports_return_generator
-        return_as = "generator_unordered" if can_tell_of_each else "list"
-        workers = joblib.Parallel(batch_size=1, pre_dispatch="all", return_as=return_as)
-        for outcome in workers(joblib.delayed(run_job)(job) for job in jobs):
-            if outcome.failed:
-                _end_all(onlooker, outcome.failed)
-            outcomes.append(outcome)
-    return outcomes
 
 
 def plan_jobs(setup: Setup, goal: Goal, *, parent: str, deadline: float | None) -> list[Job]:

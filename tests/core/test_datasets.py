@@ -381,10 +381,21 @@ def test_the_command_shows_everything_and_refuses_in_one_sentence(ham: Path) -> 
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "1 of 16 have none: ISIC_05" in done.stderr
+    assert "One more kind of fault is listed above." in done.stderr
     assert "fault        Every image must be readable" in done.stdout
     assert "ISIC_03.jpg (truncated)" in done.stdout
     assert re.search(r"^note +1 images .* have no label and are left out: new\.jpg$", done.stdout, re.MULTILINE)
     assert re.search(r"^images +14 of 2 classes$", done.stdout, re.MULTILINE)
+
+
+def test_a_table_with_a_header_only_is_told_once_and_not_sent_to_the_same_command(ham: Path) -> None:
+    table = next(ham.glob("*.csv"))
+    table.write_text(table.read_text().splitlines(keepends=True)[0])
+
+    done = cli(ham)
+
+    assert done.stdout.count("fault ") == 1
+    assert done.stderr.endswith(f"error: {table.name} must have rows, but it has a header only. Restore it.\n")
 
 
 def test_duplicates_are_told_within_and_across_lesions(ham: Path) -> None:

@@ -202,6 +202,21 @@ def test_a_file_as_target_is_refused(tmp_path: Path) -> None:
         download("ham10000", tmp_path / "file")
 
 
+def test_a_folder_with_another_set_is_refused_before_anything_is_fetched(server: Server, tmp_path: Path) -> None:
+    collection = replace(small(server, b"content"), name="isic2018")
+    fetch(collection, tmp_path / "downloaded", patience=HASTY)
+    (tmp_path / "brought" / "nv").mkdir(parents=True)
+    server.requests.clear()
+
+    with pytest.raises(InputError, match=r"`--download other` must be .* other sets, but isic2018 was downloaded"):
+        fetch(replace(collection, name="other"), tmp_path / "downloaded", patience=HASTY)
+    with pytest.raises(InputError, match=r"but .*/brought already has nv\. Give a new folder"):
+        fetch(collection, tmp_path / "brought", patience=HASTY)
+    assert server.requests == []
+    assert [path.name for path in (tmp_path / "brought").iterdir()] == ["nv"]
+    assert fetch(collection, tmp_path / "downloaded", patience=HASTY)
+
+
 def test_the_next_address_is_asked_if_the_first_has_nothing(server: Server, tmp_path: Path) -> None:
     collection = small(server, b"content")
     (file,) = collection.files
@@ -243,6 +258,7 @@ def test_an_archive_that_waits_for_room_is_not_fetched_again(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection = small(server, zipped({"a": b"a"}), name="set.zip")
+    (tmp_path / ".downloads").mkdir()  # begun before
     (tmp_path / "a").write_bytes(b"mine")
     with pytest.raises(InputError, match="must not overwrite other files"):
         fetch(collection, tmp_path, patience=HASTY)

@@ -230,6 +230,27 @@ def test_empty_lines_before_the_header_are_passed_over(tmp_path: Path, before: s
     assert [(line.number, line["image"]) for line in lines] == [(before_it + 2, "a"), (before_it + 3, "b")]
 
 
+@pytest.mark.parametrize("before", ["# by me\n#\n", "# by me, on Monday\r\n", '"# by me, on Monday",,\n', "\r# a\r"])
+def test_comments_before_the_header_are_passed_over(tmp_path: Path, before: str) -> None:
+    (line,), _ = opened(write(tmp_path, f"{before}#,image,label\n0,a,nv\n")).read(["image", "label"])
+
+    assert (line.number, line["image"]) == (len(before.splitlines()) + 2, "a")
+
+
+@pytest.mark.parametrize("header", ["#,image,label", "#image,label", "image,# lesions"])
+def test_a_header_may_have_a_number_sign(tmp_path: Path, header: str) -> None:
+    assert opened(write(tmp_path, f"{header}\n1,2,3\n")).columns == tuple(header.split(","))
+
+
+@pytest.mark.parametrize("row", ["b\0,mel", "b,mel\0", '"b\nc",m\0el', "\0"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_zero_byte_is_refused_with_its_line(tmp_path: Path, row: str, encoding: str) -> None:
+    table = opened(write(tmp_path, f"image,label\na,nv\n{row}\nd,bcc\n".encode(encoding)))
+
+    with pytest.raises(InputError, match=r"but from line 3 on it is not \(it has a NUL byte\)\. Export it again"):
+        table.read(["image"])
+
+
 @pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;\r"])
 def test_a_first_line_of_excels_tells_the_delimiter(tmp_path: Path, first: str) -> None:
     table = opened(write(tmp_path, f"{first}\nimage;label, as told\na;nv\nb;mel;\nc\n"))

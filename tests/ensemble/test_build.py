@@ -16,7 +16,7 @@ import pytest
 from core.cli import command_line
 from core.datasets import load_manifest
 from core.errors import InputError
-from core.files import read_tensors, write_tensors
+from core.files import read_tensors, write_csv, write_tensors
 from core.metrics import macro_recall
 from core.mirror import open_studies
 from core.splits import split_manifest
@@ -348,6 +348,20 @@ def test_views_are_shown_validated_reported_and_predicted_with(two: Any) -> None
     np.testing.assert_allclose(ensemble.estimators_[0].predict_proba(files), views_VNC.mean(axis=0), rtol=1e-5)
 
 
+def test_class_of_too_few_lesions_is_refused_before_any_image_is_looked_at(
+    two: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(ImageSet, "of_manifest")
+    for name in "ab":
+        rows = [
+            row | ({"group": "one"} if (row["split"], row["label"]) == ("val", "mel") else {})
+            for row in two.folder.study(name).read_split()
+        ]
+        write_csv(two.root / name / "split.csv", rows)
+    assert build(two, *TORCH, "--views", "4", "--min-sensitivity", "mel=0.9") == 2
+    assert "two lesions to fit to, but of mel there is one" in capsys.readouterr().err
+
+
 def test_views_are_chosen_on_validation_and_leave_the_test_split_sealed(
     two: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +468,11 @@ def test_foreign_files_at_a_url_are_seen(tmp_path: Path) -> None:
     (ours.parent.parent / "paper" / "figure.tex").touch()
     with pytest.raises(InputError, match="because it is replaced, but it holds paper"):
         check_replaceable(studies.ensemble, studies.names_in(studies.ensemble))
+
+
+def test_a_url_without_studies_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"must be a folder, but file://{tmp_path}/bucket is none"):
+        read_studies(open_studies(f"file://{tmp_path}/bucket"))
 
 
 def test_a_password_is_not_written_down(two: Any) -> None:

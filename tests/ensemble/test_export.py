@@ -29,7 +29,7 @@ from core.manifest import Manifest
 from core.pixels import decode_files
 from core.splits import split_manifest
 from core.versions import installed_versions
-from ensemble.calibrating import Images, decode_for, draw_balanced, judge_loss
+from ensemble.calibrating import Images, decode_for, draw_balanced, find_images, judge_loss
 from ensemble.decision import VOTES, Rule, choose, pool
 from ensemble.describing_export import without_places
 from ensemble.export import main
@@ -457,9 +457,36 @@ def test_calibration_images_are_as_many_of_each_class() -> None:
 def test_loss_of_recall_is_that_of_the_same_images() -> None:
     images = Images([Path()] * 4, np.asarray([0, 0, 1, 1]), ("a", "b", "c", "d"))
     right_NC = np.eye(2)[[0, 0, 1, 1]]
-    loss = judge_loss(images, right_NC, np.eye(2)[[0, 1, 1, 1]], 2)
+    loss = judge_loss(images, right_NC, np.eye(2)[[0, 1, 1, 1]], ("mel", "nv"))
     assert (loss.float32, loss.int8, loss.lost.value, loss.changed) == (1.0, 0.75, 0.25, 0.25)
     assert loss.lost.interval.low == 0
+
+
+def test_thresholds_are_told_with_what_they_give_in_int8() -> None:
+    images = Images([Path()] * 5, np.asarray([0, 0, 1, 1, 1]), ("a", "b", "c", "d", "e"))
+    mel_2N = np.array([[0.9, 0.3, 0.2, 0.2, 0.4], [0.9, 0.2, 0.2, 0.1, 0.2]])
+    float32_NC, int8_NC = np.stack([mel_2N, 1 - mel_2N], axis=2)
+    point = OperatingPoint(class_name="mel", min_sensitivity=0.9, threshold=0.3)
+    loss = judge_loss(images, float32_NC, int8_NC, ("mel", "nv"), [point])
+    (told,) = loss.to_dict()["operating_points"]
+    assert (told["float32"]["sensitivity"], told["float32"]["specificity"]) == (1.0, pytest.approx(2 / 3))
+    assert (told["int8"]["sensitivity"], told["int8"]["specificity"]) == (0.5, 1.0)
+    _, flagged, warning = loss.told()
+    assert "from p = 0.300" in flagged
+    assert "sensitivity 100.0% in float32, 50.0% in int8; specificity 66.7% in float32, 100.0% in int8" in flagged
+    assert warning == "in int8 that finds less of mel than the 0.9 asked for"
+
+
+def test_a_study_of_the_same_name_and_data_but_another_split_lends_no_images(studies: Any) -> None:
+    info = studies.add("a").read_study()
+    member = dataclasses.replace(describe_member(describe_arch("test_resnet", 32), 3, 0, 1.0), study="a")
+    spec = describe_ensemble([member], studies.manifest.classes, Rule(), ())
+    spec = dataclasses.replace(spec, data=info["data"], split=info["split"])
+    files = find_images(spec, studies.root, [], "train").files
+    assert files == [studies.manifest.file(row) for row in studies.split.train.tolist()]
+    other = dataclasses.replace(spec, split=info["split"] | {"train": info["split"]["val"]})
+    with pytest.raises(InputError, match=r"but a in .* is of other images or another split"):
+        find_images(other, studies.root, [], "train")
 
 
 def test_int8_decides_mostly_as_float32_does(
@@ -487,7 +514,7 @@ def test_int8_is_calibrated_on_training_images_and_tells_its_loss_on_validation(
 
     studies = make_studies(tmp_path / "studies")
     studies.add("a")
-    assert build.main([str(studies.root), "--no-test"]) == 0
+    assert build.main([str(studies.root), "--no-test", "--min-sensitivity", "mel=0.9"]) == 0
     seen: list[Path] = []
 
     def remember(path: Path, size: int) -> npt.NDArray[np.uint8]:
@@ -500,6 +527,7 @@ def test_int8_is_calibrated_on_training_images_and_tells_its_loss_on_validation(
     told = capsys.readouterr().out
     assert "calibrated on 20 training images" in told
     assert "points lost (95% interval" in told
+    assert "flagged for mel from p = " in told
     manifest, split = studies.manifest, studies.split
     test = {manifest.file(row) for row in split.test.tolist()}
     assert {manifest.file(row) for row in split.val.tolist()} <= set(seen)
@@ -508,6 +536,8 @@ def test_int8_is_calibrated_on_training_images_and_tells_its_loss_on_validation(
     card = ExportedEnsemble(file).card
     assert card.precision == "int8"
     assert card.provenance["int8"]["validation"]["images"] == len(split.val)
+    (point,) = card.provenance["int8"]["validation"]["operating_points"]
+    assert point["int8"]["threshold"] == card.operating_points[0].threshold
     probs_NC = ExportedEnsemble(file).predict_proba([manifest.file(0), manifest.file(1)])
     np.testing.assert_allclose(probs_NC.sum(axis=1), 1)
 

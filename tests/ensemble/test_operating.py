@@ -8,31 +8,44 @@ from hypothesis import strategies as st
 from core.errors import InputError
 from core.metrics import wilson_interval
 from ensemble.crossfit import Truth
-from ensemble.operating import OperatingPoint, check_classes, fit_points, fit_threshold, flag, flag_columns, judge_flags
+from ensemble.operating import (
+    OperatingPoint,
+    check_classes,
+    check_lesions,
+    fit_points,
+    fit_threshold,
+    flag,
+    flag_columns,
+    judge_flags,
+)
 
 CLASSES = ("mel", "nv")
 
 
-def test_threshold_is_the_highest_that_finds_enough() -> None:
-    probs_N = np.array([0.9, 0.7, 0.5, 0.3, 0.8])
+def test_threshold_finds_enough_and_lies_halfway_to_what_it_leaves() -> None:
+    probs_N = np.array([0.9, 0.7, 0.5, 0.25, 0.75])
     is_mel_N = np.array([True, True, True, True, False])
-    assert fit_threshold(probs_N, is_mel_N, 0.75) == 0.5  # three of four
-    assert fit_threshold(probs_N, is_mel_N, 0.76) == 0.3
-    assert fit_threshold(probs_N, is_mel_N, 0.01) == 0.9
+    assert fit_threshold(probs_N, is_mel_N, 0.75) == 0.375  # three of four
+    assert fit_threshold(probs_N, is_mel_N, 0.76) == 0.125
+    assert fit_threshold(probs_N, is_mel_N, 0.01) == pytest.approx(0.825)  # the next one isn't of the class
     assert fit_threshold(probs_N, np.zeros(5, bool), 0.9) == 0
 
 
 @given(st.integers(0, 1000), st.floats(0.01, 0.99))
-def test_threshold_holds_on_what_it_was_fitted_to_and_no_higher_one_does(seed: int, least: float) -> None:
+def test_threshold_flags_as_few_as_may_be_however_their_probabilities_are_rounded(seed: int, least: float) -> None:
     rng = np.random.default_rng(seed)
-    probs_N, is_mel_N = rng.random(40), np.arange(40) < 11
+    probs_N, is_mel_N = (rng.permutation(40) + 1) / 40, np.arange(40) < 11
     threshold = fit_threshold(probs_N, is_mel_N, least)
-    assert (probs_N[is_mel_N] >= threshold).mean() >= least - 1e-9
-    assert (probs_N[is_mel_N] > threshold).mean() < least
+    flagged_N = probs_N >= threshold
+    assert flagged_N[is_mel_N].mean() >= least - 1e-9
+    last = np.min(probs_N, where=flagged_N, initial=1)
+    assert (is_mel_N & (probs_N > last)).sum() / 11 < least  # one image less would be too few
+    rounded_N = probs_N + rng.uniform(-0.01, 0.01, size=40)
+    np.testing.assert_array_equal(rounded_N >= threshold, flagged_N)
 
 
 def test_share_that_asks_for_a_whole_number_asks_for_no_more() -> None:
-    assert fit_threshold(np.arange(10) / 10, np.ones(10, bool), 0.9) == pytest.approx(0.1)
+    assert fit_threshold(np.arange(10) / 10, np.ones(10, bool), 0.9) == pytest.approx(0.05)
 
 
 def test_flags_of_the_rows_that_were_fitted_to_are_by_thresholds_of_the_other_folds() -> None:
@@ -85,4 +98,12 @@ def test_unknown_classes_and_those_named_twice_are_refused() -> None:
 def test_class_of_less_than_two_lesions_is_refused(labels: list[int], groups: str, number: str) -> None:
     truth = Truth.of(labels, list(groups), 2)
     with pytest.raises(InputError, match=f"there are two lesions to fit to, but of mel there is {number}"):
-        fit_points([("mel", 0.9)], np.full((2, 2), 0.5), truth, CLASSES)
+        check_lesions([("mel", 0.9)], truth, CLASSES)
+
+
+def test_class_whose_lesions_all_lie_in_one_fold_is_refused() -> None:
+    # Patients are dealt out to the five folds by their rarest class: p, the four of nv, and q comes where p went.
+    classes, labels, groups = ("akiec", "nv", "vasc", "mel"), [0, 3, 1, 1, 1, 1, 2, 3], [*"ppabcdqq"]
+    with pytest.raises(InputError, match="whose lesions lie in several folds, but the 2 of mel lie in one"):
+        check_lesions([("mel", 0.9)], Truth.of(labels, groups, 4), classes)
+    check_lesions([("nv", 0.9)], Truth.of(labels, groups, 4), classes)

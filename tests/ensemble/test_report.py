@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from core.archs import Arch
+from ensemble.decision import Rule
 from ensemble.evaluation import evaluate
 from ensemble.findings import Finding
 from ensemble.markdown import render_markdown
@@ -207,6 +208,16 @@ def test_each_step_from_the_best_single_trial_is_told_with_its_gain(render: Any)
 
 
 @pytest.mark.parametrize("render", [render_page, render_markdown])
+def test_the_rule_is_told_in_words_and_in_numbers(render: Any) -> None:
+    report = make_report()
+    rule = Rule(tau=0.7, vote="geometric", temperature=1.25)
+    report = dataclasses.replace(report, spec=dataclasses.replace(report.spec, rule=rule))
+    text = render(report).replace("\\", "")
+    assert "corrected by p / prior^0.7, then their logarithms are averaged. A temperature of 1.25 scales" in text
+    assert metrics(report)["decision"] == rule.to_dict()
+
+
+@pytest.mark.parametrize("render", [render_page, render_markdown])
 def test_what_was_fitted_is_told_with_its_figures_out_of_fold(render: Any) -> None:
     report = make_report()
     assert "Fitted to validation" not in render(report)
@@ -220,6 +231,7 @@ def test_what_was_fitted_is_told_with_its_figures_out_of_fold(render: Any) -> No
     assert "<script" not in text.replace("\\<", "")
     for part in ("Fitted to validation", "12.3%", "10.0% to 20.0%", "0.250", "0.750", "45.6%", "greedy"):
         assert part in text
+    assert metrics(told)["fitted"] == fitted
     del fitted["ways"]
     assert "Ways of voting" not in render(told)
 

@@ -1,6 +1,7 @@
 """benchmarks.voting compares ways of voting in folders of studies, without weights and without the test split."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,18 @@ def test_the_command_writes_every_folder_and_ends_with_the_ratio(
     two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "voting.json"
-    assert run(main, build_parser(), [str(two), str(two), "--out", str(out)]) == 0
+    other = shutil.copytree(two, tmp_path / "other")
+    assert run(main, build_parser(), [str(two), str(other), "--out", str(out)]) == 0
     content = json.loads(out.read_text())
-    assert {row["studies"] for row in content["rows"]} == {two.name}
+    assert {row["studies"] for row in content["rows"]} == {two.name, "other"}
     recalls = {row["vote"]: row["macro_recall"] for row in content["rows"]}
     assert content["ratio"] == pytest.approx(recalls[DEFAULT] / recalls[ONE_OF_EACH])
     assert capsys.readouterr().out.splitlines()[-1].startswith("ratio: ")
+
+
+def test_a_folder_that_is_named_twice_is_refused(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(main, build_parser(), [str(two), f"{two}/../{two.name}"]) == 2
+    assert "but got one of them twice" in capsys.readouterr().err
 
 
 def test_a_folder_without_complete_trials_is_refused(

@@ -324,6 +324,8 @@ def test_a_study_goes_on_seeing_of_photos_what_it_saw(
     file.write_text(json.dumps(fields))
     assert search(*command) == 2
     assert "The framing of a study must be whole or centre" in capsys.readouterr().err
+    assert search(*command, "--framing", "whole") == 2  # told by itself, not within a sentence on damage of any kind
+    assert capsys.readouterr().err.endswith(f"but study.json of {file.parent.name} says 'half'. Restore it.\n")
 
 
 def test_what_ended_a_search_is_told_and_not_that_its_summary_failed_too(

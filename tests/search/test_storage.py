@@ -11,7 +11,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from core.artifacts import StudiesFolder
 from core.errors import InputError
-from search.storage import _MendingLock, mend_tail, open_storage, open_study
+from core.mirror import open_studies
+from search.storage import _MendingLock, mend_tail, open_storage, open_study, read_storage
 
 
 @given(
@@ -88,3 +89,8 @@ def test_a_lock_that_was_taken_is_not_released_for_its_new_owner(
     slow.release()
     assert file.exists()
     assert "was taken from this process while it stood still" in caplog.text
+
+
+def test_a_url_without_a_journal_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"but file://{tmp_path}/bucket has no journal.log"):
+        read_storage(open_studies(f"file://{tmp_path}/bucket"))

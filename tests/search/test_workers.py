@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,14 +25,16 @@ from optuna.trial import TrialState
 from core.artifacts import StudiesFolder
 from core.budget import Budget
 from core.errors import InputError, LostError
+from search.backends import WorkerKilledError, live_here, run_elsewhere
 from search.crew import Crew
 from search.file_leases import FileLeases
 from search.job import Job, Outcome
 from search.leases import Worker
+from search.loop import SearchFailedError
 from search.run import build_parser, read_settings
 from search.storage import open_storage
 from search.worker import Goal
-from search.workers import Pools, _looking, _run_elsewhere, visible_cards
+from search.workers import MAX_CRASHES, Relay, _end_all, _looking, visible_cards
 from tests.search.test_run import search
 
 ROOT = Path(__file__).parents[2]
@@ -143,17 +146,23 @@ def test_the_same_command_typed_twice_joins_the_search(images: Path, tmp_path: P
     assert not ran[0] & ran[1]
 
 
+def address_file(folder: Path) -> str:
+    """Where a cluster's scheduler writes its address."""
+    return str(folder / "scheduler.json")
+
+
 @contextmanager
 def cluster(folder: Path, *, workers: int) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
     """A Dask cluster of processes; the address of its scheduler, and its workers."""
-    command, address_file = [sys.executable, "-m", "distributed.cli.dask_scheduler"], folder / "scheduler.json"
+    command, named = [sys.executable, "-m", "distributed.cli.dask_scheduler"], Path(address_file(folder))
+    named.unlink(missing_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = []
     try:
-        command += ["--port", "0", "--no-dashboard", "--host", "127.0.0.1", "--scheduler-file", str(address_file)]
+        command += ["--port", "0", "--no-dashboard", "--host", "127.0.0.1", "--scheduler-file", str(named)]
         processes.append(subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.DEVNULL))
-        wait_for(address_file.is_file, processes[0])
-        address = json.loads(address_file.read_text())["address"]
+        wait_for(named.is_file, processes[0])
+        address = json.loads(named.read_text())["address"]
         command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
         for _ in range(workers):
             processes.append(subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.DEVNULL))
@@ -165,7 +174,11 @@ def cluster(folder: Path, *, workers: int) -> Iterator[tuple[str, list["subproce
 
 
 @pytest.mark.slow
-def test_workers_of_a_dask_cluster_run_a_search_though_one_is_killed(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("allowed_failures", ["3", "0"])
+def test_workers_of_a_dask_cluster_run_a_search_though_one_is_killed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed_failures: str
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", allowed_failures)
     with cluster(tmp_path, workers=2) as (address, _):
         words = ("--workers", 2, "--backend", "dask", "--scheduler", address, "--epochs", 60, "--trials", 3)
         with start(images, tmp_path, *words) as process:
@@ -175,9 +188,34 @@ def test_workers_of_a_dask_cluster_run_a_search_though_one_is_killed(images: Pat
             output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "2 workers through dask" in output
+    # Whoever tries it again then, Dask or we, nobody gives up.
+    assert ("a worker was killed" in errors) == (allowed_failures == "0")
     assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.COMPLETE] * 3
     records = StudiesFolder(tmp_path).study(NAME).read_trials()
     assert [(record.number, len(record.history())) for record in records] == [(0, 60), (1, 60), (2, 60)]
+
+
+@pytest.mark.slow
+def test_a_search_whose_dask_scheduler_is_gone_says_so_and_goes_on_with_another(images: Path, tmp_path: Path) -> None:
+    words = ("--workers", 1, "--backend", "dask", "--epochs", 40, "--trials", 1)
+    with (
+        cluster(tmp_path, workers=1) as (address, _),
+        start(images, tmp_path, *words, "--scheduler", address) as process,
+    ):
+        wait_for(lambda: workers_at_work(tmp_path), process)
+        [scheduler] = [each for each in psutil.process_iter(["cmdline"]) if address_file(tmp_path) in each.cmdline()]
+        scheduler.kill()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert f"The Dask scheduler at {address} must answer, but no longer does" in errors.splitlines()[-1]
+    with (
+        cluster(tmp_path, workers=1) as (address, _),
+        start(images, tmp_path, *words, "--scheduler", address) as process,
+    ):
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    [record] = StudiesFolder(tmp_path).study(NAME).read_trials()
+    assert len(record.history()) == 40
 
 
 @pytest.mark.parametrize(
@@ -189,6 +227,8 @@ def test_workers_of_a_dask_cluster_run_a_search_though_one_is_killed(images: Pat
         (("--backend", "dask"), "`--scheduler` must be given with --backend dask and with no other, but got"),
         (("--scheduler", "tcp://a:1"), "but got --backend loky and --scheduler tcp://a:1"),
         (("--backend", "dask", "--scheduler", "nowhere"), "must be the address of a Dask scheduler that answers"),
+        (("--backend", "dask", "--scheduler", "tcp://127.0.0.1:1"), "must be the address of a Dask scheduler that"),
+        (("--backend", "dask", "--scheduler", "tcp://127.0.0.1:port"), "must be the address of a Dask scheduler that"),
         (("--workers", "0"), "`--workers` must be a whole number from 1"),
     ],
 )
@@ -200,6 +240,7 @@ def test_workers_that_cannot_be_are_refused(
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("INFO")]
     assert len(lines) == 1
     assert sentence in lines[0]
+    assert not (tmp_path / "studies").exists()
 
 
 def test_looking_on_goes_on_whatever_can_not_be_shown(caplog: pytest.LogCaptureFixture) -> None:
@@ -260,22 +301,29 @@ def test_workers_are_told_to_stop_until_it_has_been_written_down(
     assert caplog.text.count("the workers can't be told to stop: LostError: The database must answer") == 1
 
 
-class Ending:
-    """Notes why workers are ended, and can't write it down at first."""
+class Calm:
+    """Notes why workers are ended."""
 
     why = ""
 
     def end_workers(self, why: str) -> None:
         self.why = self.why or why
+
+
+class Forgetting(Calm):
+    """Notes why workers are ended, and can't write it down at first."""
+
+    def end_workers(self, why: str) -> None:
+        super().end_workers(why)
         raise LostError("The database must answer, but does not.")
 
 
-def jobs(*, backend: str) -> list[Job]:
+def jobs() -> list[Job]:
     """One for each of two workers."""
     words = ["--arch", "test_efficientnet", "--device", "cpu", "--data", "images", "--trials", "9", "--workers", "2"]
     [settings] = read_settings(build_parser().parse_args(words))
     job = Job(
-        settings=dataclasses.replace(settings, backend=backend),
+        settings=settings,
         small=False,
         goal=Goal(n_trials=9, keep=1),
         parent="",
@@ -286,11 +334,28 @@ def jobs(*, backend: str) -> list[Job]:
     return [job, dataclasses.replace(job, card="whole")]
 
 
+def test_a_killed_worker_is_replaced_until_they_die_again_and_again(study: optuna.Study) -> None:
+    lives: list[str] = []
+
+    def live(job: Job) -> Outcome:
+        lives.append(str(job.card))
+        if len(lives) < deaths + 1:
+            raise WorkerKilledError("Attempted to run task on 4 different workers")
+        return Outcome()
+
+    deaths = MAX_CRASHES - 1
+    assert Relay(study, cast(Any, Calm()), live).run(jobs()[:1]) == [Outcome()]
+    assert len(lives) == MAX_CRASHES
+    deaths = 99
+    with pytest.raises(SearchFailedError, match=rf"workers died {MAX_CRASHES} times without an epoch between \(Attem"):
+        Relay(study, cast(Any, Calm()), live).run(jobs()[:1])
+
+
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_one_worker_that_sees_too_many_failures_ends_all(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    onlooker = Ending()
+    onlooker = Forgetting()
 
     def work(job: Job) -> Outcome:
         if job.card == "broken":
@@ -301,13 +366,13 @@ def test_one_worker_that_sees_too_many_failures_ends_all(
             time.sleep(0.02)
         return Outcome(stopped="the search that it serves has ended")
 
-    monkeypatch.setattr("search.workers.run_job", work)
-    monkeypatch.setattr("search.workers.ProcessPoolExecutor", lambda max_workers, env: ThreadPoolExecutor(max_workers))
-    told = jobs(backend=backend)
+    monkeypatch.setattr("search.backends.run_job", work)
+    monkeypatch.setattr("search.backends.ProcessPoolExecutor", lambda max_workers, env: ThreadPoolExecutor(1))
+    told = jobs()
     if backend == "loky":
-        outcomes = Pools(study, cast(Any, onlooker)).run(told)
+        outcomes = Relay(study, cast(Any, onlooker), live_here).run(told)
     else:
-        outcomes = _run_elsewhere(told[0].settings, told, cast(Any, onlooker))
+        outcomes = run_elsewhere(backend, told, partial(_end_all, cast(Any, onlooker)))
     assert onlooker.why == "3 trials in a row failed alike (CUDA error)"
     assert {outcome.stopped for outcome in outcomes} == {"", "the search that it serves has ended"}
 

@@ -1,0 +1,134 @@
+"""Where workers of a search run: processes of this machine through joblib's loky, of a Dask cluster, or elsewhere.
+
+A backend here is what runs one worker to its end and tells when its process has died.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import joblib
+from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS, get_active_backend
+
+from core.errors import InputError, LostError, one_line
+from search.job import Job, Outcome, run_job
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_ONE_PROCESS = ("sequential", "threading")
+_FORGETFUL = "multiprocessing"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_ANSWER_S = 10  # that a scheduler has for its answer, as Dask waits for half a minute otherwise
+
+
+class WorkerKilledError(Exception):
+    """The process of a worker has died."""
+
+
+def refuse_backend(name: str, scheduler: str) -> None:
+    """Checks that workers can run in a backend.
+
+    Args:
+        name: Its name.
+        scheduler: Address of Dask's; empty for all others.
+
+    Raises:
+        InputError: joblib knows none of that name, the backend's package is absent, its workers would not be processes,
+            one that is killed would never be missed, or the scheduler doesn't answer.
+    """
+    if name == _FORGETFUL:
+        raise InputError(
+            f"`--backend` must be one that notices when a worker is killed, but got --backend={name}, whose pool would "
+            "wait for that worker for ever. Leave --backend out: loky runs processes of this machine, too."
+        )
+    known = sorted({*BACKENDS, *EXTERNAL_BACKENDS} - {*_ONE_PROCESS, _FORGETFUL})
+    if name not in known:
+        raise InputError(
+            f"`--backend` must be one whose workers are processes ({', '.join(known)}), but got --backend={name}. "
+            "Choose one; others can be registered with joblib."
+        )
+    if name == "dask":
+        if importlib.util.find_spec("distributed") is None:
+            raise InputError(
+                "`--backend` dask must have dask's distributed, but it is not installed here. Install it with "
+                "`pip install -e .[cluster]`, on the cluster's machines too."
+            )
+        with _connect(scheduler):
+            pass
+
+
+def live_here(job: Job) -> Outcome:
+    """Runs a worker of this machine in a pool of its own: a process that is killed breaks no other's.
+
+    Raises:
+        WorkerKilledError: Its process has died.
+    """
+    threads = dict.fromkeys(_THREADS, str(job.threads))
+    try:
+        with ProcessPoolExecutor(max_workers=1, env=threads) as pool:
+            outcome: Outcome = pool.submit(run_job, job).result()
+            return outcome
+    except BrokenProcessPool as error:
+        raise WorkerKilledError(str(error)) from error
+
+
+@contextmanager
+def on_dask(scheduler: str) -> Iterator[Callable[[Job], Outcome]]:
+    """What runs a worker on a Dask cluster. Not through joblib, whose backend waits for ever for one that failed.
+
+    Raises:
+        WorkerKilledError: By what is yielded: the worker's process has died, and so have those that tried it again.
+        InputError: The scheduler doesn't answer.
+        LostError: It did, and has stopped.
+    """
+    from distributed import CancelledError, KilledWorker
+
+    def live(job: Job) -> Outcome:
+        try:
+            outcome: Outcome = client.submit(run_job, job, pure=False).result()
+        except KilledWorker as error:  # the scheduler has tried it again several times
+            raise WorkerKilledError(str(error)) from error
+        except CancelledError as error:  # nobody here cancels: the connection was closed
+            raise LostError(
+                f"The Dask scheduler at {scheduler} must answer, but no longer does. Once it does, the same command "
+                "goes on."
+            ) from error
+        return outcome
+
+    with _connect(scheduler) as client:
+        yield live
+
+
+def _connect(scheduler: str) -> "Client":
+    from distributed import Client
+
+    try:
+        return Client(scheduler, timeout=_ANSWER_S, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"`--scheduler` must be the address of a Dask scheduler that answers, but got --scheduler "
+            f"{scheduler} ({one_line(str(error))}). Start one, or leave --backend out."
+        ) from error
+
+
+def run_elsewhere(backend: str, jobs: list[Job], on_failure: Callable[[str], None]) -> list[Outcome]:
+    """Runs workers through joblib, whose backend sees to it that each runs to its end.
+
+    Args:
+        backend: Its name.
+        jobs: One for each worker.
+        on_failure: Is told why, once a worker has seen too many trials fail.
+    """
+    outcomes: list[Outcome] = []
+    with joblib.parallel_config(backend=backend, n_jobs=len(jobs)):
+        can_tell_of_each = get_active_backend()[0].supports_return_generator
+        return_as = "generator_unordered" if can_tell_of_each else "list"
+        workers = joblib.Parallel(batch_size=1, pre_dispatch="all", return_as=return_as)
+        for outcome in workers(joblib.delayed(run_job)(job) for job in jobs):
+            if outcome.failed:
+                on_failure(outcome.failed)
+            outcomes.append(outcome)
+    return outcomes
