@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow fuzz check format clean FORCE
+.PHONY: help install demo test test-slow fuzz check lint format clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +33,13 @@ test-slow: $(STAMP) ## run all tests, the slow ones too
 fuzz: $(STAMP) ## give the readers 100,000 broken files (INPUTS=... and SEED=... for others)
 	$(VENV)/bin/python -m tests.fuzz --inputs $(or $(INPUTS),100000) --seed $(or $(SEED),0)
 
-check: $(STAMP) ## ruff, mypy and the import rules
+check: lint ## ruff, mypy and the import rules
+	$(VENV)/bin/python -m pytest --quiet tests/test_architecture.py
+
+lint: $(STAMP) ## ruff and mypy alone
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest --quiet tests/test_architecture.py
+	$(VENV)/bin/mypy --num-workers auto
 
 format: $(STAMP) ## let ruff sort the imports and lay out the code
 	$(VENV)/bin/ruff check --fix --select I

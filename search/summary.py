@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 import optuna
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from core.artifacts import TrialRecord
@@ -66,6 +65,9 @@ def _importance(study: optuna.Study, trials: list[FrozenTrial], names: list[str]
     values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
     if len(values) < MIN_TRIALS_FOR_IMPORTANCE or len(set(values)) == 1:
         return {}
+    # With scikit-learn behind it, it takes two seconds to import, which a worker shouldn't spend.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     varying = [name for name in names if len({trial.params[name] for trial in trials if name in trial.params}) > 1]
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=varying)
 

