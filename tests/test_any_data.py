@@ -17,6 +17,7 @@ from ensemble.parts import find_test
 from ensemble.studies import read_studies
 from search.run import build_parser, main
 from tests.fixtures.arrays import write_dermamnist
+from tests.fixtures.drawing import nothing_drawn
 from tests.fixtures.images import write_image
 from tests.fixtures.tabular import write_isic2018, write_plain_table
 
@@ -25,7 +26,8 @@ QUICK = [*SMALL, "--epochs", "1", "--trials", "1"]
 
 
 def search(*arguments: object) -> int:
-    return cli.run(main, build_parser(), [str(argument) for argument in arguments])
+    with nothing_drawn():
+        return cli.run(main, build_parser(), [str(argument) for argument in arguments])
 
 
 def searched(studies: Path, *data: object) -> Path:

@@ -23,20 +23,26 @@ from core.demo import write_demo
 from core.epochs import NonFiniteLossError
 from core.errors import InputError
 from search.run import build_parser, main
+from tests.fixtures.drawing import nothing_drawn
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--arch", "test_efficientnet", "--image-size", "32", "--weights", "none", "--device", "cpu"]
 
 
-def search(*arguments: object) -> int:
+def search_and_draw(*arguments: object) -> int:
     return run(main, build_parser(), [str(argument) for argument in arguments])
+
+
+def search(*arguments: object) -> int:
+    with nothing_drawn():
+        return search_and_draw(*arguments)
 
 
 @pytest.fixture(scope="module")
 def searched(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A studies folder with a study of two trials."""
     studies = tmp_path_factory.mktemp("run") / "studies"
-    assert search(*SMALL, "--data", images, "--studies", studies, "--trials", 2, "--epochs", 2) == 0
+    assert search_and_draw(*SMALL, "--data", images, "--studies", studies, "--trials", 2, "--epochs", 2) == 0
     return studies
 
 
@@ -82,7 +88,7 @@ def test_pictures_that_a_killed_process_owed_are_drawn_though_no_trial_is_missin
     owed = {file: file.read_bytes() for file in (searched / "artifacts").iterdir()}
     for file in owed:
         file.unlink()
-    assert search(*SMALL, "--data", images, "--studies", searched, "--trials", 2, "--epochs", 2) == 0
+    assert search_and_draw(*SMALL, "--data", images, "--studies", searched, "--trials", 2, "--epochs", 2) == 0
     assert {file: file.read_bytes() for file in (searched / "artifacts").iterdir()} == owed
 
 

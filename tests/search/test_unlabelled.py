@@ -15,13 +15,15 @@ from core.splits import split_manifest
 from core.weights import Weights, body_tensors
 from search import confirm
 from search.run import build_parser, main
+from tests.fixtures.drawing import nothing_drawn
 
 SMALL = ("--arch", "test_efficientnet", "--image-size", 32, "--device", "cpu", "--epochs", 2, "--trials", 1)
 NAME = "demo-test_efficientnet"
 
 
 def search(*words: object) -> int:
-    return run(main, build_parser(), [str(word) for word in (*SMALL, *words)])
+    with nothing_drawn():
+        return run(main, build_parser(), [str(word) for word in (*SMALL, *words)])
 
 
 @pytest.fixture(scope="module")

@@ -233,8 +233,14 @@ def test_a_search_whose_dask_scheduler_is_gone_says_so_and_goes_on_with_another(
     ],
 )
 def test_workers_that_cannot_be_are_refused(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], sentence: str
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    sentence: str,
 ) -> None:
+    monkeypatch.setattr("search.backends._ANSWER_S", 1)
     common = ("--arch", "test_efficientnet", "--image-size", 32, "--weights", "none", "--device", "cpu")
     assert search(*common, "--data", images, "--studies", tmp_path / "studies", "--trials", 1, *words) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("INFO")]
