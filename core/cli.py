@@ -236,7 +236,8 @@ def command_line(module: str, arguments: Sequence[str] | None = None) -> str:
 
 def without_password(argument: str) -> str:
     """A command line's argument as it may be written down."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", argument)
+    named = re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", argument)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", named)
 
 
 def _refuse(program: str, sentence: str) -> int:

@@ -16,6 +16,7 @@ from sqlalchemy import URL, event
 from sqlalchemy.engine.interfaces import Dialect, ExceptionContext
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from core.cli import without_password
 from core.errors import InputError, LostError, one_line, shorten
 
 DRIVER = "postgresql+psycopg"
@@ -56,7 +57,7 @@ def parse_url(url: str) -> URL:
 
 def shown(url: str) -> str:
     """A database's URL without its password, for logs and files."""
-    return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    return without_password(sqlalchemy.make_url(url).render_as_string(hide_password=True))
 
 
 def _shown_unread(url: str) -> str:

@@ -157,7 +157,8 @@ def dashboard_storage(studies: StudiesFolder, database: str = "") -> str:
     if database:
         from search.database import parse_url
 
-        return parse_url(database).set(password=None).render_as_string()
+        url = parse_url(database).set(password=None)
+        return url.difference_update_query([name for name in url.query if name.endswith("password")]).render_as_string()
     return str(studies.journal_file)
 
 

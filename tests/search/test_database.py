@@ -30,7 +30,7 @@ from search.database_leases import DatabaseLeases
 from search.leases import Lease, Worker
 from search.status import build_parser as status_parser
 from search.status import main as show_status
-from search.storage import read_storage
+from search.storage import dashboard_storage, read_storage
 from tests.postgres import Server, server
 from tests.search.test_run import search
 from tests.search.test_workers import NAME, start, wait_for
@@ -311,6 +311,10 @@ def test_passwords_are_never_written_down() -> None:
     assert "secret" not in shown(url)
     assert without_password(url) == "postgresql://me:***@host/db"
     assert without_password(f"--storage={url}") == "--storage=postgresql://me:***@host/db"
+    named = "postgresql://me@host/db?sslpassword=secret&password=secret2&connect_timeout=3"
+    assert "secret" not in shown(named)
+    assert without_password(named) == "postgresql://me@host/db?sslpassword=***&password=***&connect_timeout=3"
+    assert dashboard_storage(StudiesFolder(Path("studies")), named).endswith("://me@host/db?connect_timeout=3")
     assert without_password("s3://bucket/a@b") == "s3://bucket/a@b"
 
 
