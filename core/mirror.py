@@ -101,7 +101,7 @@ class MirroredStudies(StudiesFolder):
         return sorted({*super().names_in(path), *names} - {"."})
 
     def remove(self, path: Path) -> None:
-        self.remote.remove(path.relative_to(self.root).as_posix())  # first, or it would be fetched again
+        self.remote.remove_file(path.relative_to(self.root).as_posix())  # first, or it would be fetched again
         super().remove(path)
 
     def age_s(self, path: Path) -> float:

@@ -120,6 +120,13 @@ class Remote:
             self._files.rm(path, recursive=True)
 
     @_named
+    def remove_file(self, name: str) -> None:
+        """Removes a file, if it is there; a folder of that name stays."""
+        path = str(self._root / name)
+        if self._files.isfile(path):
+            self._files.rm_file(path)
+
+    @_named
     def age_s(self, name: str) -> float | None:
         """Seconds since a file was sent, 0 where that can't be told; None if it isn't there."""
         try:

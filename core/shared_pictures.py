@@ -16,11 +16,13 @@ def sync_pictures(remote: Remote, folder: Path, noted: Path) -> None:
     """
     # Read before the URL is listed: another process of this machine may be sending new ones.
     shared = set(noted.read_text().splitlines()) if noted.is_file() else set()
-    here = {file.name for file in folder.glob("[!.]*")}
+    here = {file.name for file in folder.glob("[!.]*") if file.is_file()}
     there = {Path(name).name for name in remote.names(f"{folder.name}/*")}
-    for name in here & shared - there:
+    # Nothing at all is no clearing up, but a place that isn't mounted, or was made anew: this copy may be the last one.
+    gone = here & shared - there if there else set()
+    for name in gone:
         (folder / name).unlink(missing_ok=True)
-    new = here - shared - there
+    new = here - gone - there
     for name in new:
         remote.put(folder / name, f"{folder.name}/{name}")
     for name in there - here:

@@ -17,9 +17,9 @@ from core.errors import InputError, few, one_line
 
 _DELIMITERS = ",;\t|"
 _TOLD_DELIMITER = re.compile(r"\"?sep=([^\s\"])\"?\r?\n", re.IGNORECASE)  # a first line that Excel writes and reads
-# Lines before the header: empty ones, as spreadsheets write empty rows, and comments ("# " and words, or # alone). A
-# header may begin with # too, as "#,image,label" or "#image,label" do.
-_BEFORE_HEADER = re.compile(r"(?:(?:[,;\t| ]*|\"?#(?: [^\r\n]*)?)(?:\r\n|\r|\n))*")
+# Lines before the header: empty ones, as spreadsheets write empty rows, and comments ("# " and words, or # alone). What
+# has a delimiter may be the header: "#,image,label" or "# image,label".
+_BEFORE_HEADER = re.compile(r"(?:(?:[,;\t| ]*|\"?#(?: [^,;\t|\r\n]*)?)(?:\r\n|\r|\n))*")
 _LONGEST_HEADER = 1 << 16  # bytes; Kaggle's tables of pixels have 20 kB of column names
 _LINE, _CONTROL = re.compile(rb"[\r\n]"), re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _MOST_BYTES = 1 << 30  # a table of a million images has a tenth of this

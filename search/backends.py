@@ -4,6 +4,10 @@ A backend here is what runs one worker to its end and tells when its process has
 """
 
 import importlib.util
+import logging
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,7 +25,11 @@ if TYPE_CHECKING:
 _ONE_PROCESS = ("sequential", "threading")
 _FORGETFUL = "multiprocessing"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-_ANSWER_S = 10  # that a scheduler has for its answer, as Dask waits for half a minute otherwise
+_ANSWER_S = 10  # that a scheduler has for its answer, as Dask waits for half a minute or, of other servers, for ever
+_LOOK_S = 0.5
+_END_S = 60  # that workers of a cluster have to end with their search; they would end later, too
+
+_log = logging.getLogger(__name__)
 
 
 class WorkerKilledError(Exception):
@@ -76,8 +84,12 @@ def live_here(job: Job) -> Outcome:
 
 
 @contextmanager
-def on_dask(scheduler: str) -> Iterator[Callable[[Job], Outcome]]:
+def on_dask(scheduler: str, why_ended: Callable[[], str]) -> Iterator[Callable[[Job], Outcome]]:
     """What runs a worker on a Dask cluster. Not through joblib, whose backend waits for ever for one that failed.
+
+    Args:
+        scheduler: Its address.
+        why_ended: Tells why the search has ended, once it has.
 
     Raises:
         WorkerKilledError: By what is yielded: the worker's process has died, and so have those that tried it again.
@@ -85,13 +97,26 @@ def on_dask(scheduler: str) -> Iterator[Callable[[Job], Outcome]]:
         LostError: It did, and has stopped.
     """
     from distributed import CancelledError, KilledWorker
+    from distributed.client import ClosedClientError
 
     def live(job: Job) -> Outcome:
         try:
-            outcome: Outcome = client.submit(run_job, job, pure=False).result()
+            future, ended_at, was_told = client.submit(run_job, job, pure=False), 0.0, False
+            while not future.done():
+                time.sleep(_LOOK_S)
+                is_alone = not client.scheduler_info()["workers"]
+                if is_alone and not was_told:
+                    _log.warning("the Dask cluster at %s has no workers; their trials wait until it has", scheduler)
+                    was_told = True
+                if why := why_ended():  # a worker ends by itself, if there is one
+                    ended_at = ended_at or time.monotonic()
+                    if is_alone or time.monotonic() - ended_at > _END_S:
+                        future.cancel()
+                        return Outcome(stopped=why)
+            outcome: Outcome = future.result()
         except KilledWorker as error:  # the scheduler has tried it again several times
             raise WorkerKilledError(str(error)) from error
-        except CancelledError as error:  # nobody here cancels: the connection was closed
+        except (CancelledError, ClosedClientError) as error:  # nobody here cancels: the connection was closed
             raise LostError(
                 f"The Dask scheduler at {scheduler} must answer, but no longer does. Once it does, the same command "
                 "goes on."
@@ -103,15 +128,38 @@ def on_dask(scheduler: str) -> Iterator[Callable[[Job], Outcome]]:
 
 
 def _connect(scheduler: str) -> "Client":
+    """A client of a scheduler.
+
+    Raises:
+        InputError: None answers there, in time.
+    """
     from distributed import Client
+    from distributed.comm.addressing import get_address_host_port
+
+    clients, errors = list["Client"](), list[Exception]()
+
+    def connect() -> None:
+        try:
+            clients.append(Client(scheduler, timeout=_ANSWER_S, set_as_default=False))  # type: ignore[no-untyped-call]
+        except Exception as error:  # of whatever kind, by what answers there
+            errors.append(error)
 
     try:
-        return Client(scheduler, timeout=_ANSWER_S, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"`--scheduler` must be the address of a Dask scheduler that answers, but got --scheduler "
-            f"{scheduler} ({one_line(str(error))}). Start one, or leave --backend out."
-        ) from error
+        # First, since a client that has failed takes its time to go, and does so aloud.
+        host, port = get_address_host_port(scheduler, strict=True)
+        socket.create_connection((host, port), timeout=_ANSWER_S).close()
+        thread = threading.Thread(target=connect, name="dask", daemon=True)
+        thread.start()
+        thread.join(_ANSWER_S + 1)
+        if clients:
+            return clients[0]
+        reason = one_line(str(errors[0])) if errors else f"what listens there has said nothing for {_ANSWER_S} s"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = one_line(str(error))
+    raise InputError(
+        f"`--scheduler` must be the address of a Dask scheduler that answers, tcp://HOST:PORT, but got --scheduler "
+        f"{scheduler} ({reason}). Start one, or leave --backend out."
+    )
 
 
 def run_elsewhere(backend: str, jobs: list[Job], on_failure: Callable[[str], None]) -> list[Outcome]:

@@ -66,8 +66,12 @@ class Crew:
 
     def __enter__(self) -> Self:
         self.leases.enlist(self.me)
-        self._sweep()
-        self._thread.start()
+        self._thread.start()  # first: others may be looking whether this one beats
+        try:
+            self._sweep()
+        except BaseException:
+            self._over.set()
+            raise
         return self
 
     def __exit__(

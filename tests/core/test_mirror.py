@@ -8,6 +8,8 @@ import pytest
 
 from core.artifacts import StudyFolder, TrialRecord
 from core.mirror import MirroredStudies, open_studies
+from core.remote import Remote
+from core.shared_pictures import sync_pictures
 
 
 def begin_study(url: str, *, created: str, recall: float) -> StudyFolder:
@@ -87,3 +89,21 @@ def test_a_picture_that_was_removed_at_the_url_is_brought_back_by_no_copy(
     one.sync_pictures()
     for folder in (one.artifacts, two.artifacts, tmp_path / "bucket" / "artifacts"):
         assert names(folder) == {"kept", "new"}
+
+
+def test_pictures_outlive_a_url_that_is_empty_and_folders_among_them(tmp_path: Path) -> None:
+    url, copy, noted = tmp_path / "url", tmp_path / "copy", tmp_path / "noted.txt"
+    for folder in (url / "artifacts", copy / "artifacts", copy / "artifacts" / "folder"):
+        folder.mkdir(parents=True)
+    (copy / "artifacts" / "a").write_text("picture")
+    noted.write_text("a\nfolder")
+    sync_pictures(Remote(f"file://{url}"), copy / "artifacts", noted)
+    assert (copy / "artifacts" / "a").read_text() == (url / "artifacts" / "a").read_text() == "picture"
+    assert (copy / "artifacts" / "folder").is_dir()
+
+
+def test_what_is_removed_at_a_url_as_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "folder").mkdir(parents=True)
+    (tmp_path / "artifacts" / "folder" / ".kept").touch()
+    Remote(f"file://{tmp_path}").remove_file("artifacts/folder")
+    assert (tmp_path / "artifacts" / "folder" / ".kept").is_file()

@@ -269,6 +269,24 @@ def test_workers_of_before_a_power_cut_are_struck_off_at_once(folder: StudyFolde
         assert set(leases.read_workers()) == {crew.me.id, "cd"}
 
 
+def test_a_worker_that_looks_for_those_of_clones_beats_itself(folder: StudyFolder) -> None:
+    leases = FileLeases(folder)
+    leases.enlist(of_before(leases))
+    seen: list[int] = []
+
+    class Looking(Crew):
+        def _sweep(self) -> None:
+            until = time.monotonic() + 10
+            while not seen or not seen[-1]:
+                assert time.monotonic() < until
+                entry = self.leases.read_worker(self.me.id)
+                seen.append(entry.counter if entry else 0)
+                time.sleep(0.02)
+
+    with Looking(leases, device="none", grace_s=0.6):
+        assert seen[-1] > 0
+
+
 def test_a_worker_of_a_clone_of_this_machine_is_alive_as_long_as_it_beats(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

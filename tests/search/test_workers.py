@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from optuna.trial import TrialState
 from core.artifacts import StudiesFolder
 from core.budget import Budget
 from core.errors import InputError, LostError
-from search.backends import WorkerKilledError, live_here, run_elsewhere
+from search.backends import WorkerKilledError, live_here, refuse_backend, run_elsewhere
 from search.crew import Crew
 from search.file_leases import FileLeases
 from search.job import Job, Outcome
@@ -196,6 +197,16 @@ def test_workers_of_a_dask_cluster_run_a_search_though_one_is_killed(
 
 
 @pytest.mark.slow
+def test_a_search_on_a_dask_cluster_without_workers_ends_when_it_should(images: Path, tmp_path: Path) -> None:
+    words = ("--workers", 2, "--backend", "dask", "--epochs", 1, "--trials", 1, "--timeout", 20, "--scheduler")
+    with cluster(tmp_path, workers=0) as (address, _), start(images, tmp_path, *words, address) as process:
+        output, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    assert f"the Dask cluster at {address} has no workers" in errors
+    assert "the --timeout is over" in output
+
+
+@pytest.mark.slow
 def test_a_search_whose_dask_scheduler_is_gone_says_so_and_goes_on_with_another(images: Path, tmp_path: Path) -> None:
     words = ("--workers", 1, "--backend", "dask", "--epochs", 40, "--trials", 1)
     with (
@@ -247,6 +258,14 @@ def test_workers_that_cannot_be_are_refused(
     assert len(lines) == 1
     assert sentence in lines[0]
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_server_that_says_nothing_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.backends._ANSWER_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(InputError, match=rf"but got --scheduler {address} \(what listens there has said nothing"):
+            refuse_backend("dask", address)
 
 
 def test_looking_on_goes_on_whatever_can_not_be_shown(caplog: pytest.LogCaptureFixture) -> None:
