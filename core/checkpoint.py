@@ -139,7 +139,7 @@ def load_checkpoint(
         tensors, metadata = read_tensors_with_metadata(path)
     except InputError as error:
         raise CheckpointError(str(error)) from error
-    if metadata.get("config") != json.dumps(config.to_dict()):
+    if not _is_of(metadata, config):
         raise CheckpointError(f"{path} must be of the same config as the run, but is not. Remove it to start afresh.")
     try:
         state = _read_state(tensors, metadata, config.epochs)
@@ -159,6 +159,14 @@ def load_checkpoint(
             f"{shorten(one_line(str(error)))}). Remove it to start afresh."
         ) from error
     return state
+
+
+def _is_of(metadata: Mapping[str, str], config: TrainConfig) -> bool:
+    """Whether a checkpoint is of a config. Fields that came after it was written are off by default."""
+    try:
+        return TrainConfig.from_dict(json.loads(metadata["config"])) == config
+    except (AttributeError, InputError, LookupError, TypeError, ValueError, RecursionError):
+        return False
 
 
 def _read_state(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], epochs: int) -> RunState:

@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS, get_active_backend
 
-from core.errors import InputError, LostError, one_line
+from core.errors import InputError, LostError, few, one_line
 from search.job import Job, Outcome, run_job
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA
 _ANSWER_S = 10  # that a scheduler has for its answer, as Dask waits for half a minute or, of other servers, for ever
 _LOOK_S = 0.5
 _END_S = 60  # that workers of a cluster have to end with their search; they would end later, too
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def refuse_backend(name: str, scheduler: str) -> None:
 
     Raises:
         InputError: joblib knows none of that name, the backend's package is absent, its workers would not be processes,
-            one that is killed would never be missed, or the scheduler doesn't answer.
+            one that is killed would never be missed, or the scheduler doesn't answer or can't load what it shall run.
     """
     if name == _FORGETFUL:
         raise InputError(
@@ -64,8 +66,37 @@ def refuse_backend(name: str, scheduler: str) -> None:
                 "`--backend` dask must have dask's distributed, but it is not installed here. Install it with "
                 "`pip install -e .[cluster]`, on the cluster's machines too."
             )
-        with _connect(scheduler):
-            pass
+        with _connect(scheduler) as client:
+            _refuse_without_project(client, scheduler)
+
+
+def _refuse_without_project(client: "Client", scheduler: str) -> None:
+    """Checks that a scheduler and its present workers can load a job: a worker that can't would die of each anew.
+
+    Raises:
+        InputError: One can't.
+    """
+    name = run_job.__module__
+
+    def look() -> list[str]:
+        # Something of Python's own is sent: even to receive a function of ours takes the project.
+        try:
+            found = client.run_on_scheduler(importlib.util.find_spec, name)  # type: ignore[no-untyped-call]
+        except ModuleNotFoundError as error:
+            found = error
+        there = {scheduler: found, **client.run(importlib.util.find_spec, name, on_error="return")}
+        # One that goes meanwhile gives other errors.
+        return sorted(address for address, told in there.items() if told is None or isinstance(told, ImportError))
+
+    try:
+        without = _in_time(look)
+    except TimeoutError:  # one that stands still may have it
+        return
+    if without:
+        raise InputError(
+            f"`--scheduler` must be of a cluster with dermatune on each machine, but {few(without)} cannot "
+            f"import {name}. Install it there as here, or start their processes with PYTHONPATH set to a clone of it."
+        )
 
 
 def live_here(job: Job) -> Outcome:
@@ -104,7 +135,7 @@ def on_dask(scheduler: str, why_ended: Callable[[], str]) -> Iterator[Callable[[
             future, ended_at, was_told = client.submit(run_job, job, pure=False), 0.0, False
             while not future.done():
                 time.sleep(_LOOK_S)
-                is_alone = not client.scheduler_info()["workers"]
+                is_alone = not client.scheduler_info().get("workers")  # without a scheduler it tells of nothing
                 if is_alone and not was_told:
                     _log.warning("the Dask cluster at %s has no workers; their trials wait until it has", scheduler)
                     was_told = True
@@ -136,30 +167,40 @@ def _connect(scheduler: str) -> "Client":
     from distributed import Client
     from distributed.comm.addressing import get_address_host_port
 
-    clients, errors = list["Client"](), list[Exception]()
-
-    def connect() -> None:
-        try:
-            clients.append(Client(scheduler, timeout=_ANSWER_S, set_as_default=False))  # type: ignore[no-untyped-call]
-        except Exception as error:  # of whatever kind, by what answers there
-            errors.append(error)
-
     try:
         # First, since a client that has failed takes its time to go, and does so aloud.
         host, port = get_address_host_port(scheduler, strict=True)
         socket.create_connection((host, port), timeout=_ANSWER_S).close()
-        thread = threading.Thread(target=connect, name="dask", daemon=True)
-        thread.start()
-        thread.join(_ANSWER_S + 1)
-        if clients:
-            return clients[0]
-        reason = one_line(str(errors[0])) if errors else f"what listens there has said nothing for {_ANSWER_S} s"
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return _in_time(lambda: Client(scheduler, timeout=_ANSWER_S, set_as_default=False))  # type: ignore[no-untyped-call]
+    except Exception as error:  # of whatever kind, by what answers there
         reason = one_line(str(error))
     raise InputError(
         f"`--scheduler` must be the address of a Dask scheduler that answers, tcp://HOST:PORT, but got --scheduler "
         f"{scheduler} ({reason}). Start one, or leave --backend out."
     )
+
+
+def _in_time(ask: Callable[[], T]) -> T:
+    """The answer to something that may wait for ever.
+
+    Raises:
+        TimeoutError: There was none in time.
+        Exception: What `ask` raised.
+    """
+    answers, errors = list[T](), list[Exception]()
+
+    def wait() -> None:
+        try:
+            answers.append(ask())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait, name="dask", daemon=True)
+    thread.start()
+    thread.join(_ANSWER_S + 1)
+    if answers:
+        return answers[0]
+    raise errors[0] if errors else TimeoutError(f"what listens there has said nothing for {_ANSWER_S} s")
 
 
 def run_elsewhere(backend: str, jobs: list[Job], on_failure: Callable[[str], None]) -> list[Outcome]:

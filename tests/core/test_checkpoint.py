@@ -113,6 +113,19 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path: Path, name: str) ->
         run.load(path)
 
 
+def test_a_checkpoint_of_before_a_field_was_there_goes_on(tmp_path: Path) -> None:
+    run = Run()
+    path = run.save(tmp_path / "run.safetensors")
+    tensors, facts = read_tensors_with_metadata(path)
+    fields = json.loads(facts["config"])
+    assert fields.pop("cutmix") == 0.0
+    write_tensors(path, tensors, {**facts, "config": json.dumps(fields)})
+    assert len(run.load(path).history) == 1
+    run.config = dataclasses.replace(run.config, cutmix=0.5)
+    with pytest.raises(CheckpointError, match="must be of the same config as the run"):
+        run.load(path)
+
+
 def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     run = Run()
     path = run.save(tmp_path / "run.safetensors")

@@ -152,10 +152,36 @@ def address_file(folder: Path) -> str:
     return str(folder / "scheduler.json")
 
 
+# What Python runs of one part of a cluster on a machine that has no copy of the project.
+WITHOUT_PROJECT = """
+import importlib, sys
+class Absent:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in ("core", "search"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent)
+importlib.import_module(sys.argv.pop(1)).main()
+"""
+
+
 @contextmanager
-def cluster(folder: Path, *, workers: int) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
-    """A Dask cluster of processes; the address of its scheduler, and its workers."""
-    command, named = [sys.executable, "-m", "distributed.cli.dask_scheduler"], Path(address_file(folder))
+def cluster(
+    folder: Path, *, workers: int, without_project: str = ""
+) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+    """A Dask cluster of processes; the address of its scheduler, and its workers.
+
+    Args:
+        folder: Where the scheduler writes its address.
+        workers: How many.
+        without_project: ``scheduler`` or ``worker`` has these on machines where the project is not installed.
+    """
+
+    def python(part: str) -> list[str]:
+        module = f"distributed.cli.dask_{part}"
+        how = ["-c", WITHOUT_PROJECT, module] if part == without_project else ["-m", module]
+        return [sys.executable, *how]
+
+    command, named = python("scheduler"), Path(address_file(folder))
     named.unlink(missing_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = []
@@ -164,7 +190,8 @@ def cluster(folder: Path, *, workers: int) -> Iterator[tuple[str, list["subproce
         processes.append(subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.DEVNULL))
         wait_for(named.is_file, processes[0])
         address = json.loads(named.read_text())["address"]
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+        command = [*python("worker"), address, "--nthreads", "1", "--no-dashboard"]
+        command += ["--no-nanny"] if without_project else []  # which would start them by another command
         for _ in range(workers):
             processes.append(subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.DEVNULL))
         yield address, processes[1:]
@@ -204,6 +231,37 @@ def test_a_search_on_a_dask_cluster_without_workers_ends_when_it_should(images: 
     assert process.returncode == 0, errors
     assert f"the Dask cluster at {address} has no workers" in errors
     assert "the --timeout is over" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["scheduler", "worker"])
+def test_a_dask_cluster_without_the_project_is_refused(tmp_path: Path, part: str) -> None:
+    from distributed import Client  # seconds to import
+
+    with cluster(tmp_path, workers=1, without_project=part) as (address, _):
+        with Client(address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+            client.wait_for_workers(1)
+            [worker] = client.scheduler_info()["workers"]
+        where = address if part == "scheduler" else worker
+        with pytest.raises(InputError, match=rf"but {where} cannot import search\.job\. Install it there"):
+            refuse_backend("dask", address)
+
+
+@pytest.mark.slow
+def test_a_dask_worker_that_stands_still_keeps_nobody_waiting(tmp_path: Path) -> None:
+    with cluster(tmp_path, workers=1) as (address, _):
+        from distributed import Client
+
+        with Client(address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+            client.wait_for_workers(1)
+            [pid] = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            start_s = time.monotonic()
+            refuse_backend("dask", address)
+            assert time.monotonic() - start_s < 30
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.slow
