@@ -1,8 +1,9 @@
 """Weights in the Hugging Face hub and its local cache; a hub that can't be reached costs five seconds, once."""
 
 import logging
-import threading
 from pathlib import Path
+
+from core.answers import answer_within
 
 PATIENCE_S = 4.5  # an unreachable hub may cost 5 seconds in all; the client's own retries would take minutes
 FILE_NAME = "model.safetensors"
@@ -58,25 +59,19 @@ def has_weights(repo: str) -> bool:
     if why_unreachable() is not None:
         return False
     endpoint = constants.ENDPOINT
-    answers: list[bool] = []
-    problems = [f"no answer in {PATIENCE_S:g} s"]
 
-    def ask() -> None:
+    def ask() -> bool:
         try:
             get_hf_file_metadata(hf_hub_url(repo, FILE_NAME), timeout=PATIENCE_S)
-            answers.append(True)
         except HfHubHTTPError as error:
             _logger.info("the hub offers no %s: %s", repo, error)
-            answers.append(False)
-        # As in `download`; whatever else is raised means that the hub was not reached.
-        except Exception as error:
-            problems.append(str(error) or type(error).__name__)
+            return False
+        return True
 
-    # In a thread, because looking up a name has no timeout; a daemon, so that it doesn't delay the end of the process.
-    thread = threading.Thread(target=ask, name="hub-probe", daemon=True)
-    thread.start()
-    thread.join(PATIENCE_S)
-    if not answers:
-        _unreachable[endpoint] = f"{endpoint} can't be reached: {problems[-1]}"
+    try:
+        return answer_within(PATIENCE_S, ask)
+    # As in `download`; whatever else is raised means that the hub was not reached.
+    except Exception as error:
+        _unreachable[endpoint] = f"{endpoint} can't be reached: {str(error) or type(error).__name__}"
         _logger.info("%s", _unreachable[endpoint])
-    return answers == [True]
+        return False

@@ -6,16 +6,16 @@ A backend here is what runs one worker to its end and tells when its process has
 import importlib.util
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 from joblib.parallel import BACKENDS, EXTERNAL_BACKENDS, get_active_backend
 
+from core.answers import NoAnswerError, answer_within
 from core.errors import InputError, LostError, few, one_line
 from search.job import Job, Outcome, run_job
 
@@ -28,8 +28,6 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA
 _ANSWER_S = 10  # that a scheduler has for its answer, as Dask waits for half a minute or, of other servers, for ever
 _LOOK_S = 0.5
 _END_S = 60  # that workers of a cluster have to end with their search; they would end later, too
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +87,7 @@ def _refuse_without_project(client: "Client", scheduler: str) -> None:
         return sorted(address for address, told in there.items() if told is None or isinstance(told, ImportError))
 
     try:
-        without = _in_time(look)
+        without = answer_within(_ANSWER_S, look)
     except TimeoutError:  # one that stands still may have it
         return
     if without:
@@ -171,36 +169,19 @@ def _connect(scheduler: str) -> "Client":
         # First, since a client that has failed takes its time to go, and does so aloud.
         host, port = get_address_host_port(scheduler, strict=True)
         socket.create_connection((host, port), timeout=_ANSWER_S).close()
-        return _in_time(lambda: Client(scheduler, timeout=_ANSWER_S, set_as_default=False))  # type: ignore[no-untyped-call]
+        # Its own timeout comes first, and isn't kept where what listens is no scheduler.
+        return answer_within(
+            _ANSWER_S + 1,
+            lambda: Client(scheduler, timeout=_ANSWER_S, set_as_default=False),  # type: ignore[no-untyped-call]
+        )
+    except NoAnswerError:
+        reason = f"what listens there has said nothing for {_ANSWER_S} s"
     except Exception as error:  # of whatever kind, by what answers there
         reason = one_line(str(error))
     raise InputError(
         f"`--scheduler` must be the address of a Dask scheduler that answers, tcp://HOST:PORT, but got --scheduler "
         f"{scheduler} ({reason}). Start one, or leave --backend out."
     )
-
-
-def _in_time(ask: Callable[[], T]) -> T:
-    """The answer to something that may wait for ever.
-
-    Raises:
-        TimeoutError: There was none in time.
-        Exception: What `ask` raised.
-    """
-    answers, errors = list[T](), list[Exception]()
-
-    def wait() -> None:
-        try:
-            answers.append(ask())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=wait, name="dask", daemon=True)
-    thread.start()
-    thread.join(_ANSWER_S + 1)
-    if answers:
-        return answers[0]
-    raise errors[0] if errors else TimeoutError(f"what listens there has said nothing for {_ANSWER_S} s")
 
 
 def run_elsewhere(backend: str, jobs: list[Job], on_failure: Callable[[str], None]) -> list[Outcome]:

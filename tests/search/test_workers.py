@@ -233,15 +233,21 @@ def test_a_search_on_a_dask_cluster_without_workers_ends_when_it_should(images: 
     assert "the --timeout is over" in output
 
 
+def only_worker(scheduler: str) -> tuple[str, int]:
+    """Address and process of a cluster's one worker, once it is there."""
+    from distributed import Client  # seconds to import
+
+    with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        client.wait_for_workers(1)
+        [(address, pid)] = client.run(os.getpid).items()
+    return address, pid
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["scheduler", "worker"])
 def test_a_dask_cluster_without_the_project_is_refused(tmp_path: Path, part: str) -> None:
-    from distributed import Client  # seconds to import
-
     with cluster(tmp_path, workers=1, without_project=part) as (address, _):
-        with Client(address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
-            client.wait_for_workers(1)
-            [worker] = client.scheduler_info()["workers"]
+        worker, _ = only_worker(address)
         where = address if part == "scheduler" else worker
         with pytest.raises(InputError, match=rf"but {where} cannot import search\.job\. Install it there"):
             refuse_backend("dask", address)
@@ -250,11 +256,7 @@ def test_a_dask_cluster_without_the_project_is_refused(tmp_path: Path, part: str
 @pytest.mark.slow
 def test_a_dask_worker_that_stands_still_keeps_nobody_waiting(tmp_path: Path) -> None:
     with cluster(tmp_path, workers=1) as (address, _):
-        from distributed import Client
-
-        with Client(address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
-            client.wait_for_workers(1)
-            [pid] = client.run(os.getpid).values()
+        _, pid = only_worker(address)
         os.kill(pid, signal.SIGSTOP)
         try:
             start_s = time.monotonic()
