@@ -12,6 +12,7 @@ from core.cut import Cut
 from core.cuts import Cuts
 from core.errors import InputError
 from core.folding import fold_norms
+from core.tracing import holders
 
 
 class Classifier(nn.Module):
@@ -241,16 +242,8 @@ def split_blocks(backbone: nn.Module, head_name: str) -> tuple[tuple[str, ...], 
 
 def _modules_within(backbone: nn.Module, frozen: set[str]) -> tuple[nn.Module, ...]:
     """The outermost modules that hold tensors, all of them frozen; what they contain goes with them."""
-    learning = {name for name in _tensor_names(backbone) if name not in frozen}
-    outermost: list[str] = []
-    for name, module in backbone.named_modules():
-        inside = f"{name}." if name else ""
-        if any(name.startswith(f"{outer}.") for outer in outermost) or not _tensor_names(module):
-            continue
-        if not any(tensor.startswith(inside) for tensor in learning):
-            outermost.append(name)
-    return tuple(backbone.get_submodule(name) for name in outermost)
-
-
-def _tensor_names(module: nn.Module) -> list[str]:
-    return [name for tensors in (module.named_parameters(), module.named_buffers()) for name, _ in tensors]
+    names = [name for name, _ in chain(backbone.named_parameters(), backbone.named_buffers())]
+    wholly = holders(names) - holders(name for name in names if name not in frozen)
+    return tuple(
+        module for name, module in backbone.named_modules() if name in wholly and wholly.isdisjoint(holders([name]))
+    )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import fx, nn
 
-from core.tracing import are_close, trace
+from core.tracing import are_close, holders, trace
 
 _log = logging.getLogger(__name__)
 
@@ -93,24 +93,17 @@ class _SpineTracer(fx.Tracer):
 
 def _modules_astride(network: nn.Module, frozen: Collection[str], learning: Collection[str]) -> set[nn.Module]:
     """The modules with tensors of both kinds, and the way down to the first of them."""
-    astride = {
-        module for name, module in network.named_modules() if _any_within(name, frozen) and _any_within(name, learning)
-    }
-    return astride | {network}
-
-
-def _any_within(module: str, tensors: Collection[str]) -> bool:
-    return not module or any(tensor.startswith(f"{module}.") for tensor in tensors)
+    astride = holders(frozen) & holders(learning)
+    return {module for name, module in network.named_modules() if name in astride} | {network}
 
 
 def _nodes_before(graph: fx.Graph, learning: Collection[str]) -> set[fx.Node]:
     """The nodes that no learning tensor has a part in."""
     before: set[fx.Node] = set()
+    learns = {"call_module": holders(learning), "get_attr": set(learning)}
     for node in graph.nodes:
-        learns = (node.op == "call_module" and _any_within(str(node.target), learning)) or (
-            node.op == "get_attr" and str(node.target) in learning
-        )
-        if node.op != "output" and not learns and before.issuperset(node.all_input_nodes):
+        takes_part = node.op == "output" or str(node.target) in learns.get(node.op, ())
+        if not takes_part and before.issuperset(node.all_input_nodes):
             before.add(node)
     return before
 

@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from collections.abc import Iterable
 
 from torch import Tensor, fx, nn
 
@@ -26,6 +27,22 @@ def trace(network: nn.Module, tracer: fx.Tracer) -> fx.Graph:
     with TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a model's own, which it gives again whenever it computes
         return tracer.trace(network)
+
+
+def holders(names: Iterable[str]) -> set[str]:
+    """Names of the modules that something lies in, from the innermost to the network itself, whose name is empty.
+
+    Args:
+        names: Of tensors or modules in a network.
+    """
+    found: set[str] = set()
+    for name in names:
+        while name:
+            name = name.rpartition(".")[0]
+            if name in found:  # and so are those around it
+                break
+            found.add(name)
+    return found
 
 
 def are_close(whole: Tensor, other: Tensor) -> bool:
