@@ -85,7 +85,7 @@ def test_a_silent_hub_is_noticed_within_five_seconds_and_then_remembered(monkeyp
         first = time.monotonic()
         assert 1 < first - start < 5
         assert not hub.has_weights("timm/another_model")
-        assert time.monotonic() - first < 0.1
+        assert time.monotonic() - first < 1
     assert "can't be reached" in hub.why_unreachable()
 
 

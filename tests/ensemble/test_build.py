@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,16 @@ from ensemble.folder import check_replaceable
 from ensemble.inference import ImageSet, load_ensemble
 from ensemble.parts import find_test
 from ensemble.studies import read_studies
+from tests.fixtures.drawing import blank_reports
 
 TORCH = ["--source", "torch", "--device", "cpu"]
 PRIORS = {"a": (0.2, 0.7, 0.1), "b": (0.5, 0.2, 0.3)}
 
 
 @pytest.fixture(autouse=True)
-def _blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Drawing takes nine tenths of a build; what is drawn is for test_report.py and test_end_to_end.py to say.
-    monkeypatch.setattr("ensemble.pieces.figure_svg", lambda figure: b"<svg/>")
+def _blank_pictures() -> Iterator[None]:
+    with blank_reports():
+        yield
 
 
 def build(studies: Any, *arguments: str) -> int:
