@@ -1,5 +1,6 @@
 """What all tests share: their own cache folder, a fixed number of threads, and when a marked test skips itself."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -39,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is imported, of which nothing is garbage
     # In the environment, so that child processes have it too.
     cache = tempfile.mkdtemp(prefix="dermatune-tests-")
     config.add_cleanup(lambda: shutil.rmtree(cache))
@@ -59,6 +61,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for name, reason in reasons.items():
             if reason and item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    # The collector would look at half a million objects that stay for as long as the process, each time.
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_two_workers_share_a_search_and_give_the_numbers_that_one_gives(images: 
 def test_a_killed_worker_costs_nothing_that_was_finished_and_its_trial_keeps_its_number(
     images: Path, tmp_path: Path
 ) -> None:
-    with start(images, tmp_path, "--workers", 2, "--epochs", 60, "--trials", 3) as process:
+    with start(images, tmp_path, "--workers", 2, "--epochs", 25, "--trials", 3) as process:
         running = tmp_path / NAME / "running"
         wait_for(lambda: list(running.glob("trial-*.lease")) and workers_at_work(tmp_path), process)
         owner = json.loads(next(running.glob("trial-*.lease")).read_text())["worker"]
@@ -115,7 +115,7 @@ def test_a_killed_worker_costs_nothing_that_was_finished_and_its_trial_keeps_its
     assert re.search(r"^trial \d continued on \S+: ", output, re.MULTILINE)
     assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.COMPLETE] * 3
     records = StudiesFolder(tmp_path).study(NAME).read_trials()
-    assert [(record.number, len(record.history())) for record in records] == [(0, 60), (1, 60), (2, 60)]
+    assert [(record.number, len(record.history())) for record in records] == [(0, 25), (1, 25), (2, 25)]
     assert max(record.generation for record in records) > 1
 
 
