@@ -44,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # In the environment, so that child processes have it too.
     cache = tempfile.mkdtemp(prefix="dermatune-tests-")
     config.add_cleanup(lambda: shutil.rmtree(cache))
+    config.add_cleanup(gc.unfreeze)  # some modules complain of what is still there when a process ends
     os.environ["DERMATUNE_CACHE"] = cache
 
 

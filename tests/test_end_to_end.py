@@ -47,7 +47,7 @@ def studies(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for arch in ARCHS:
         # A trial must be better than chance to vote, and the EfficientNet has one only.
         epochs, trials = (2, 2) if arch == "mobilenet" else (5, 1)
-        small = ["--image-size", 64, "--epochs", epochs, "--trials", trials]
+        small = ["--image-size", 48, "--epochs", epochs, "--trials", trials]
         output = run("search.run", "--arch", arch, *small, "--data", images, "--studies", folder)
         assert f"python -m ensemble.build {folder}" in output
     run("ensemble.build", folder)

@@ -79,7 +79,10 @@ def fill(place: Path) -> Path:
 
 
 # Bytes, and sizes of a model's file: a checkpoint takes four of those, and while it is replaced eight.
-@pytest.mark.parametrize(("size", "models"), [(4096, 0), (65536, 0), (0, 2), (0, 4.5), (0, 8.4)])
+@pytest.mark.parametrize(
+    ("size", "models"),
+    [(4096, 0), (0, 2), (0, 4.5), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((65536, 0), (0, 8.4)))],
+)
 def test_a_search_that_fills_its_disk_says_so_and_goes_on_once_there_is_room(
     disk: tuple[Path, Resize],
     images: Path,

@@ -12,6 +12,8 @@ from core.classifier import Classifier
 from core.cut import Cut
 from core.errors import InputError
 
+SLOWEST = ("densenet121", "swin_tiny_patch4_window7_224")  # six seconds each
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
@@ -26,7 +28,9 @@ def has_norms_to_fold(name: str) -> bool:
     return not name.startswith(("convnext", "vit", "swin"))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOWEST else name for name in SMALL]
+)
 def test_a_small_one_of_each_family_keeps_the_contract(name: str) -> None:
     kept = check_architecture(name, every_depth=False)
     assert (kept.folded > 0) == has_norms_to_fold(name)

@@ -42,11 +42,16 @@ ROOT = Path(__file__).parents[2]
 NAME = "demo-test_efficientnet"
 
 
+def small_trials(images: Path, studies: Path, *words: object) -> list[str]:
+    """What is typed behind `search.run`."""
+    small = ["--arch", "test_efficientnet", "--weights", "none", "--device", "cpu", "--image-size", "32"]
+    small += ["--patience", "0", "--pruner", "none"]
+    return [*small, "--data", str(images), "--studies", str(studies), *map(str, words)]
+
+
 def start(images: Path, studies: Path, *words: object) -> "subprocess.Popen[str]":
     """A search of small trials in a process of its own."""
-    command = [sys.executable, "-m", "search.run", "--arch", "test_efficientnet", "--weights", "none"]
-    command += ["--device", "cpu", "--image-size", "32", "--patience", "0", "--pruner", "none"]
-    command += ["--data", str(images), "--studies", str(studies), *map(str, words)]
+    command = [sys.executable, "-m", "search.run", *small_trials(images, studies, *words)]
     # One core as on a machine whose other one is busy: the same number of threads however many workers there are.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -77,11 +82,8 @@ def is_running(pid: int) -> bool:
 
 def test_two_workers_share_a_search_and_give_the_numbers_that_one_gives(images: Path, tmp_path: Path) -> None:
     alone, tmp_path = tmp_path / "alone", tmp_path / "two"
-    with (
-        start(images, alone, "--epochs", 2, "--trials", 3) as other,
-        start(images, tmp_path, "--workers", 2, "--epochs", 2, "--trials", 5) as process,
-    ):
-        assert other.communicate(timeout=300)
+    with start(images, tmp_path, "--workers", 2, "--epochs", 2, "--trials", 5) as process:
+        assert search(*small_trials(images, alone, "--epochs", 2, "--trials", 3)) == 0
         output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.COMPLETE] * 5
@@ -119,7 +121,8 @@ def test_a_killed_worker_costs_nothing_that_was_finished_and_its_trial_keeps_its
     assert max(record.generation for record in records) > 1
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_their_search(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     with start(images, tmp_path, "--workers", 2, "--epochs", 4000, "--trials", 2) as process:
         wait_for(lambda: len(workers_at_work(tmp_path)) == 2, process)
