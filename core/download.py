@@ -19,6 +19,7 @@ from core.dataverse import look_up
 from core.download_catalogue import CATALOGUE, Collection, RemoteFile, mirrored
 from core.errors import InputError, few
 from core.files import read_json, write_json, written_aside
+from core.listing import may_be_data
 from core.resuming import ResumingDownloader, WrongBytesError
 from core.transfer import Patience, UnreachableError
 
@@ -113,13 +114,13 @@ class _Target:
         self._list = self._downloads / f"{name}.json"
 
     def refuse_other_sets(self, files: Sequence[RemoteFile]) -> None:
-        """Refuses a folder with anything else in it: two sets in one folder are read as one, or not at all.
+        """Refuses a folder with other data in it: two sets in one folder are read as one, or not at all.
 
         Args:
             files: What the set consists of; these may have been put there by hand.
 
         Raises:
-            InputError: Another set was downloaded to it, or it holds something before the first download.
+            InputError: Another set was downloaded to it, or it holds what may be data before the first download.
         """
         rule = f"The target of `--download {self._name}` must be a folder without other sets"
         lists = {name: self._downloads / f"{name}.json" for name in CATALOGUE if name != self._name}
@@ -128,7 +129,8 @@ class _Target:
         if self._downloads.is_dir() or not self.root.is_dir():
             return
         ours = {_CHECKSUMS, *(file.name for file in files), *(file.folder for file in files)}
-        if strange := [name for name in sorted(os.listdir(self.root)) if name not in ours and not name.startswith(".")]:
+        there = sorted(set(os.listdir(self.root)) - ours)
+        if strange := [name for name in there if may_be_data(self.root / name)]:
             raise InputError(f"{rule}, but {self.root} already has {few(strange)}. Give a new folder.")
 
     @contextmanager

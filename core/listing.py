@@ -68,6 +68,16 @@ def list_folder(folder: Path) -> Listing:
     )
 
 
+def may_be_data(path: Path) -> bool:
+    """Whether something in a folder of data may be part of them, and not a text or a leftover that nobody reads."""
+    if path.name.startswith(_PASSED_OVER):
+        return False
+    suffix = path.suffix.lower()
+    if suffix in _TABLE_SUFFIXES and path.is_file():
+        return open_table(path) is not None
+    return path.is_dir() or suffix in SUFFIXES or suffix == _ARRAY_SUFFIX
+
+
 def refuse_locked(errors: Sequence[OSError], *, where: str) -> None:
     """Refuses folders that `walk_files` had to pass over.
 

@@ -15,7 +15,6 @@ from typing import Self
 from core.durations import utc
 from search.leases import BEATS_IN_GRACE, GRACE_S, Lease, Leases, Worker, was_restarted
 
-_BEATS_TO_SHOW = 2.4  # time for two, and some more for whoever is late
 _LOOK_S = 0.5  # between two looks whether the parent is still there
 _STOOD_STILL = "the study's lock was taken from this worker while it stood still"
 
@@ -99,7 +98,7 @@ class Crew:
         """
         others = [worker for worker in self.leases.read_workers().values() if worker.id != self.me.id]
         before = [worker for worker in others if was_restarted(worker.machine, self.me.machine)]
-        if look_s := max((_BEATS_TO_SHOW * worker.beats_within_s for worker in before), default=0):
+        if look_s := max((worker.shows_within_s for worker in before), default=0):
             _log.info("looks for %.0f s whether workers of before this machine was restarted are alive", look_s)
             time.sleep(look_s)
         counters = {worker.id: worker.counter for worker in self.leases.read_workers().values()}

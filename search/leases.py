@@ -18,6 +18,7 @@ from pathlib import Path
 
 GRACE_S = 60.0
 BEATS_IN_GRACE = 12
+_BEATS_TO_SHOW = 2.4  # time for two, and some more for whoever is late
 MOST_BEAT_S = 5.0  # whatever the grace: who looks whether a worker lives should not have to wait for minutes
 
 
@@ -74,6 +75,11 @@ class Worker:
     def beats_within_s(self) -> float:
         """Seconds after which it raises the counter again."""
         return min(self.beat_s, MOST_BEAT_S)
+
+    @property
+    def shows_within_s(self) -> float:
+        """Seconds after which one that lives has shown it, to whoever can only watch its counter."""
+        return _BEATS_TO_SHOW * self.beats_within_s
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

