@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from core.cut import agrees, cut_network
+from core.tracing import holders
 
 
 class Pairs(nn.Module):
@@ -69,3 +70,8 @@ def test_an_activation_is_that_of_one_image() -> None:
     assert cut is None or (
         agrees(cut, network, torch.rand(3, 3, 8, 8)) == (len(cut.frozen(torch.rand(2, 3, 8, 8))) == 2)
     )
+
+
+def test_what_lies_in_a_module_lies_in_those_around_it() -> None:
+    assert holders(["a.b.weight", "a.b.bias", "a.c.d.weight", "scale"]) == {"a.b", "a.c.d", "a.c", "a", ""}
+    assert holders([""]) == holders([]) == set()
