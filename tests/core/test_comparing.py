@@ -96,7 +96,7 @@ def test_where_nothing_is_chosen_or_nothing_left_out_there_is_no_optimism() -> N
     assert Contest(labels, predictions == labels, ["a", "a", "b", "c"]).optimism() is None
 
 
-def test_fifty_trials_on_1500_rows_take_seconds_at_most() -> None:
+def test_fifty_trials_on_1500_rows_take_no_second() -> None:
     rng = np.random.default_rng(0)
     labels = np.concatenate([np.arange(3), rng.integers(0, 3, 1497)])
     groups = [str(lesion) for lesion in rng.integers(0, 1100, 1500)]
@@ -105,4 +105,4 @@ def test_fifty_trials_on_1500_rows_take_seconds_at_most() -> None:
     contest = Contest(labels, predictions == labels, groups)
     contest.differences()
     contest.optimism()
-    assert time.process_time() - start < 10  # 0.3 s alone
+    assert time.process_time() - start < 1

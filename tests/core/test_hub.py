@@ -83,10 +83,9 @@ def test_a_silent_hub_is_noticed_within_five_seconds_and_then_remembered(monkeyp
         start = time.monotonic()
         assert not hub.has_weights(REPO)
         first = time.monotonic()
-        assert 1 < first - start < hub.PATIENCE_S + 3  # seconds for a busy machine
-        assert hub.PATIENCE_S < 5
+        assert 1 < first - start < 5
         assert not hub.has_weights("timm/another_model")
-        assert time.monotonic() - first < 1
+        assert time.monotonic() - first < 0.1
     assert "can't be reached" in hub.why_unreachable()
 
 
@@ -96,7 +95,7 @@ def test_a_name_that_never_resolves_is_noticed_as_well(monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *args, **kwargs: released.wait(10))
     start = time.monotonic()
     assert not hub.has_weights(REPO)
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 2
     assert "no answer in 0.3 s" in hub.why_unreachable()
     released.set()
 

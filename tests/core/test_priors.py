@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import TrainConfig
@@ -110,7 +110,6 @@ def test_without_rebalancing_the_prior_is_the_plain_mean_to_the_last_bit() -> No
         )
 
 
-@settings(max_examples=30)
 @given(st.lists(st.floats(1e-3, 1), min_size=2, max_size=9), st.floats(0.05, 5))
 def test_focusing_and_its_inverse_undo_each_other(parts: list[float], gamma: float) -> None:
     probs_C = np.array(parts) / sum(parts)

@@ -177,11 +177,13 @@ def test_one_bad_row_of_a_hundred_thousand_is_named_within_seconds(tmp_path: Pat
     rows = [f"HAM_{n // 2},ISIC_{n},nv,histo,50.0,male,back" for n in range(100_000)]
     rows[77_776] = "HAM_9,ISIC_77"
     table = opened(write(tmp_path, "lesion_id,image_id,dx,dx_type,age,sex,localization\n" + "\n".join(rows)))
-    start = time.process_time()
+    times_s = []
+    for _ in range(3):  # the quickest counts: others are at work on the machine
+        start = time.process_time()
+        lines, faults = table.read(["image_id", "dx", "lesion_id"])
+        times_s.append(time.process_time() - start)
 
-    lines, faults = table.read(["image_id", "dx", "lesion_id"])
-
-    assert time.process_time() - start < 15  # 0.8 s alone, 2.4 s in a crowd; quadratic, minutes
+    assert min(times_s) < 4  # 0.8 s alone, 2.4 s in a crowd
     assert len(lines) == 99_999
     assert faults[0].endswith("but 1 of 100,000 have others: lines 77778. Mend them.")
 

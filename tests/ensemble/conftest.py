@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from core.datasets import load_manifest
 from core.framing import Framing
 from core.manifest import Manifest
 from core.splits import Split, split_manifest
+from tests.fixtures.drawing import blank_reports
 
 CLASS_COUNTS = {"mel": 24, "nv": 48, "vasc": 24}
 
@@ -198,3 +199,10 @@ def studies(tmp_path: Path, make_studies: Callable[[Path], Studies]) -> Studies:
 def trial() -> type[Trial]:
     """Makes descriptions of trials; test modules can't import this file."""
     return Trial
+
+
+@pytest.fixture
+def blank_pictures() -> Iterator[None]:
+    """Reports of a test have pictures of nothing."""
+    with blank_reports():
+        yield

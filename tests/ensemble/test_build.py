@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,11 @@ from ensemble.folder import check_replaceable
 from ensemble.inference import ImageSet, load_ensemble
 from ensemble.parts import find_test
 from ensemble.studies import read_studies
-from tests.fixtures.drawing import blank_reports
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 TORCH = ["--source", "torch", "--device", "cpu"]
 PRIORS = {"a": (0.2, 0.7, 0.1), "b": (0.5, 0.2, 0.3)}
-
-
-@pytest.fixture(autouse=True)
-def _blank_pictures() -> Iterator[None]:
-    with blank_reports():
-        yield
 
 
 def build(studies: Any, *arguments: str) -> int:

@@ -1,7 +1,6 @@
 """What `ensemble.build --fit-to confirmed` takes from trials that were trained again over folds."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,12 @@ from ensemble.inference import ImageSet, load_ensemble
 from ensemble.members import choose_members
 from ensemble.studies import read_studies
 from tests.ensemble.conftest import Studies, Trial, random_weights
-from tests.fixtures.drawing import blank_reports
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 FOLDS = 2
 _HEADS = ("classifier.bias", "fc.bias")
 PRIORS = ((0.2, 0.5, 0.3), (0.4, 0.3, 0.3))
-
-
-@pytest.fixture(autouse=True)
-def _blank_pictures() -> Iterator[None]:
-    with blank_reports():
-        yield
 
 
 def _lean(bias_C: Any, fold: int) -> Any:

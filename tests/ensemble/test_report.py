@@ -1,7 +1,5 @@
 import dataclasses
 import re
-from collections.abc import Iterator
-from contextlib import nullcontext
 from html.parser import HTMLParser
 from typing import Any
 
@@ -19,17 +17,16 @@ from ensemble.parts import Part
 from ensemble.report import metrics, rehearse
 from ensemble.spec import EnsembleSpec, MemberSpec
 from ensemble.tables import Report, worst_confusions
-from tests.fixtures.drawing import blank_reports
 
 EVIL = '<script>alert("x")</script>|&`*'
 _VOID = {"meta", "img", "source", "br"}
 
 
 @pytest.fixture(autouse=True)
-def _blank_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+def _no_pictures_where_both_are_rendered(request: pytest.FixtureRequest) -> None:
     """Of what the page and the Markdown have in common, no picture is part."""
-    with blank_reports() if "render" in request.fixturenames else nullcontext():
-        yield
+    if "render" in request.fixturenames:
+        request.getfixturevalue("blank_pictures")
 
 
 class Balance(HTMLParser):

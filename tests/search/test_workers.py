@@ -121,8 +121,7 @@ def test_a_killed_worker_costs_nothing_that_was_finished_and_its_trial_keeps_its
     assert max(record.generation for record in records) > 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_workers_end_with_their_search(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     with start(images, tmp_path, "--workers", 2, "--epochs", 4000, "--trials", 2) as process:
         wait_for(lambda: len(workers_at_work(tmp_path)) == 2, process)

@@ -254,7 +254,7 @@ def test_ten_thousand_rows_are_read_within_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     found, sha256 = read_cleaned(file)
 
-    assert time.process_time() - start < 15, "0.3 s alone; comparing each row with all others would take minutes"
+    assert time.process_time() - start < 5, "0.3 s alone; comparing each row with all others would take minutes"
     assert len(found.rows) == len(sha256) == 10_000
 
 
